@@ -1,0 +1,181 @@
+//! The seam between the engine and a model on some device.
+//!
+//! A step is [`Executor::forward`], [`Executor::sample`], [`Executor::collect`]. Only `collect` may
+//! wait for the device, so a deep executor ([`Executor::depth`] > 1) has the next step enqueued
+//! before the last one is collected. Steps execute in the order they were enqueued: a block freed
+//! while a step is in flight may be handed to a later step at once.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::types::{AdapterSlot, BlockId, SamplingParams, SeqId, TokenId};
+
+/// Where a row's token ids come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// `StepInput::tokens[range]`.
+    Host(Range<usize>),
+    /// One token: the one sampled by row `row` of the previous step, not yet collected.
+    PreviousStep {
+        /// Index into the previous step's `rows`.
+        row: usize,
+    },
+}
+
+/// What a row's forward pass is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Only to fill the cache (a prefill chunk that is not the last).
+    None,
+    /// Logits of the last `last` positions, one sampled token each (`last` > 1 verifies drafts).
+    Sample {
+        /// Number of trailing positions to sample from.
+        last: usize,
+    },
+    /// Log-probability of each of the row's tokens given what precedes it.
+    PromptLogprobs,
+    /// The final hidden state, pooled.
+    Pooled,
+}
+
+/// One sequence's part of a step: `len` consecutive positions from `start`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The sequence.
+    pub seq: SeqId,
+    /// Its token ids in this step.
+    pub tokens: TokenSource,
+    /// Absolute position of the first token: everything before is in the cache.
+    pub start: usize,
+    /// Number of tokens.
+    pub len: usize,
+    /// `StepInput::blocks[range]` is the block table, covering positions `0..start + len`.
+    pub blocks: Range<usize>,
+    /// What to return.
+    pub want: Want,
+    /// LoRA adapter.
+    pub adapter: Option<AdapterSlot>,
+}
+
+/// Everything a forward pass reads. Reused between steps, so it allocates only while it grows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepInput {
+    /// Increases by one each step.
+    pub step: u64,
+    /// The rows, in scheduling order.
+    pub rows: Vec<Row>,
+    /// Token ids of all `Host` rows.
+    pub tokens: Vec<TokenId>,
+    /// Block tables of all rows.
+    pub blocks: Vec<BlockId>,
+    /// Sequences that ended or were preempted since the last step: state kept for them may go.
+    pub released: Vec<SeqId>,
+}
+
+impl StepInput {
+    /// Number of token positions in the step.
+    pub fn num_tokens(&self) -> usize {
+        self.rows.iter().map(|r| r.len).sum()
+    }
+
+    /// The block table of a row.
+    pub fn block_table(&self, row: &Row) -> &[BlockId] {
+        &self.blocks[row.blocks.clone()]
+    }
+
+    /// Empties it, keeping the allocations.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.tokens.clear();
+        self.blocks.clear();
+        self.released.clear();
+    }
+}
+
+/// Sampling of one row with [`Want::Sample`].
+#[derive(Clone, Debug)]
+pub struct SampleRow<'a> {
+    /// Index into the step's `rows`.
+    pub row: usize,
+    /// The sequence.
+    pub seq: SeqId,
+    /// Parameters.
+    pub params: &'a Arc<SamplingParams>,
+    /// Prompt and output tokens the host knows. Where the row's token is
+    /// [`TokenSource::PreviousStep`] the executor itself adds that token.
+    pub history: &'a [TokenId],
+    /// How many of `history` are prompt.
+    pub num_prompt: usize,
+    /// Absolute position of the token to sample: the random generator's counter.
+    pub position: usize,
+    /// Allowed tokens, bit `i % 32` of word `i / 32`; `None` allows all.
+    pub mask: Option<&'a [u32]>,
+}
+
+/// The rows to sample after a forward pass, in row order.
+#[derive(Clone, Debug, Default)]
+pub struct SampleInput<'a> {
+    /// One for each row with [`Want::Sample`].
+    pub rows: Vec<SampleRow<'a>>,
+}
+
+/// A step in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(pub u64);
+
+/// A sampled token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub token: TokenId,
+    /// Its log-probability under the raw logits; 0 if `SamplingParams::logprobs` is `None`.
+    pub logprob: f32,
+    /// The most likely tokens and their log-probabilities, if asked for, best first.
+    pub top: Vec<(TokenId, f32)>,
+}
+
+/// A row's result. A bad row fails its sequence alone.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RowOut {
+    /// The row wanted nothing.
+    None,
+    /// Sampled tokens in position order.
+    Tokens(SmallVec<[Sampled; 1]>),
+    /// One log-probability a token of the row; `NaN`-free. The first of a sequence is 0.
+    PromptLogprobs(Vec<f32>),
+    /// The pooled state.
+    Pooled(Vec<f32>),
+    /// The row failed (for example its logits were not finite).
+    Failed(String),
+}
+
+/// One [`RowOut`] for each row of the step, in its order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepOutput {
+    /// Results.
+    pub rows: Vec<RowOut>,
+}
+
+/// A failed step: fails the sequences in it, not the process.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ExecutorError(pub String);
+
+/// A model on a device.
+pub trait Executor: Send {
+    /// Steps that may be in flight: 1 answers synchronously.
+    fn depth(&self) -> usize {
+        1
+    }
+
+    /// Enqueues the forward pass, up to logits. After an error nothing of the step is in flight.
+    fn forward(&mut self, step: &StepInput) -> Result<(), ExecutorError>;
+
+    /// Enqueues sampling for the step just forwarded. Called once a step, even with no rows.
+    fn sample(&mut self, request: &SampleInput<'_>) -> Result<Ticket, ExecutorError>;
+
+    /// Waits for a step. Tickets are collected in order.
+    fn collect(&mut self, ticket: Ticket) -> Result<StepOutput, ExecutorError>;
+}

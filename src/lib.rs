@@ -1,0 +1,6 @@
+//! `lima`: an inference server for LLaMA models, from weights to an OpenAI-compatible endpoint.
+//!
+//! The order of dependencies is `bin → http → engine → (Executor) ← runner → model → ops`; see
+//! ARCHITECTURE.md.
+
+pub mod engine;
