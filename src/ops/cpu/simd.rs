@@ -20,6 +20,8 @@ pub(crate) trait Simd: Copy {
     type B: Copy;
     /// Query rows attended together: fits the register file.
     const QUERIES: usize;
+    /// Whether there are registers for 16 rows of a matrix product.
+    const WIDE: bool = false;
     /// Whether [`Simd::dot_bf16`] is native: activations are then bf16 pairs, else f32.
     const NATIVE_BF16: bool = false;
 
@@ -230,6 +232,14 @@ mod x86 {
         const QUERIES: usize = 3;
 
         #[inline(always)]
+        unsafe fn sum(x: Self::F) -> f32 {
+            sum8(_mm256_add_ps(x[0], x[1]))
+        }
+        #[inline(always)]
+        unsafe fn max_lane(x: Self::F) -> f32 {
+            max8(_mm256_max_ps(x[0], x[1]))
+        }
+        #[inline(always)]
         unsafe fn splat(x: f32) -> Self::F {
             [_mm256_set1_ps(x); 2]
         }
@@ -374,6 +384,20 @@ mod x86 {
         }
     }
 
+    /// Lanes `i` and `i + 4`, `i + 2`, `i + 1`: the tail of [`Simd::sum`]'s tree.
+    #[inline(always)]
+    unsafe fn sum8(x: __m256) -> f32 {
+        let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps::<1>(x, x)))
+    }
+    #[inline(always)]
+    unsafe fn max8(x: __m256) -> f32 {
+        let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps::<1>(x, x)))
+    }
+
     macro_rules! avx512 {
         ($(#[$doc:meta])* $name:ident, $native:literal, $dot:expr) => {
             $(#[$doc])*
@@ -385,8 +409,17 @@ mod x86 {
                 type I = __m512i;
                 type B = __m512i;
                 const QUERIES: usize = 6;
+                const WIDE: bool = true;
                 const NATIVE_BF16: bool = $native;
 
+                #[inline(always)]
+                unsafe fn sum(x: __m512) -> f32 {
+                    sum8(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x)))
+                }
+                #[inline(always)]
+                unsafe fn max_lane(x: __m512) -> f32 {
+                    max8(_mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x)))
+                }
                 #[inline(always)]
                 unsafe fn splat(x: f32) -> __m512 {
                     _mm512_set1_ps(x)

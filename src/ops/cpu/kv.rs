@@ -1,0 +1,110 @@
+//! The paged KV pool in memory.
+//!
+//! For each layer, block and KV head: keys as `[head_dim][32]` (tokens across lanes), then values as
+//! `[32][head_dim padded to 16]` (dimensions across lanes). Kernels read it in place.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::buffer::Buffer;
+use crate::engine::{BLOCK_SIZE, BlockId};
+use crate::model::config::LlamaConfig;
+
+/// Element type of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// With F32 weights.
+    F32,
+    /// Otherwise.
+    BF16,
+}
+
+impl KvType {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::BF16 => 2,
+        }
+    }
+}
+
+/// Keys and values of all blocks.
+pub struct KvPool {
+    pub(crate) kind: KvType,
+    pub(crate) head_dim: usize,
+    pub(crate) padded_dim: usize,
+    blocks: usize,
+    kv_heads: usize,
+    data: Buffer<u8>,
+    copied_out: AtomicU64,
+}
+
+/// A head's keys and values in one block.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadPtr {
+    pub(crate) keys: *mut u8,
+    pub(crate) values: *mut u8,
+}
+
+impl KvPool {
+    /// A pool of `blocks` blocks.
+    pub fn new(config: &LlamaConfig, kind: KvType, blocks: usize) -> Self {
+        Self {
+            kind,
+            head_dim: config.head_dim,
+            padded_dim: config.head_dim.next_multiple_of(16),
+            blocks,
+            kv_heads: config.num_kv_heads,
+            data: Buffer::zeroed(blocks * Self::block_bytes(config, kind)),
+            copied_out: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes of one block over all layers.
+    pub fn block_bytes(config: &LlamaConfig, kind: KvType) -> usize {
+        let head = BLOCK_SIZE * (config.head_dim + config.head_dim.next_multiple_of(16)) * kind.bytes();
+        config.num_layers * config.num_kv_heads * head
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Bytes read out of the pool by copying, since it was made. Attention copies nothing.
+    pub fn copied_out(&self) -> u64 {
+        self.copied_out.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    pub(crate) fn head(&self, layer: usize, block: BlockId, head: usize) -> HeadPtr {
+        let block = block.0 as usize;
+        assert!(block < self.blocks, "block {block} of a pool of {}", self.blocks);
+        let keys = BLOCK_SIZE * self.head_dim * self.kind.bytes();
+        let bytes = keys + BLOCK_SIZE * self.padded_dim * self.kind.bytes();
+        let at = ((layer * self.blocks + block) * self.kv_heads + head) * bytes;
+        debug_assert!(at + bytes <= self.data.len());
+        let base = self.data.as_ptr_shared().wrapping_add(at);
+        HeadPtr { keys: base, values: base.wrapping_add(keys) }
+    }
+
+    /// Copies one token's key (`key` true) or value out as floats: for tests and inspection.
+    pub fn copy_out(&self, layer: usize, block: BlockId, head: usize, slot: usize, key: bool) -> Vec<f32> {
+        assert!(slot < BLOCK_SIZE && head < self.kv_heads, "slot and head are inside a block");
+        let at = self.head(layer, block, head);
+        self.copied_out.fetch_add((self.head_dim * self.kind.bytes()) as u64, Ordering::Relaxed);
+        (0..self.head_dim)
+            .map(|d| {
+                let (base, i) =
+                    if key { (at.keys, d * BLOCK_SIZE + slot) } else { (at.values, slot * self.padded_dim + d) };
+                // SAFETY: inside the head's part of the block; `&self` and the pool's owner see to it that no
+                // kernel runs meanwhile.
+                unsafe {
+                    match self.kind {
+                        KvType::F32 => base.cast::<f32>().add(i).read(),
+                        KvType::BF16 => f32::from_bits((base.cast::<u16>().add(i).read() as u32) << 16),
+                    }
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,9 @@
+//! The executor of a real model: batches, sampling, memory.
+
+pub mod executor;
+pub mod load;
+pub mod memory;
+pub mod sampler;
+
+pub use executor::CpuExecutor;
+pub use load::{Loaded, RunnerError, RunnerOptions, load};
