@@ -1,0 +1,5 @@
+//! A model's shape and weights, from files to tensors.
+
+pub mod config;
+pub mod rope;
+pub mod weights;

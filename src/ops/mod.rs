@@ -1,0 +1,3 @@
+//! Tensor operations: number formats and kernels.
+
+pub mod quant;
