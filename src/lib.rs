@@ -4,6 +4,7 @@
 //! ARCHITECTURE.md.
 
 pub mod engine;
+pub mod hub;
 pub mod model;
 pub mod ops;
 pub mod runner;

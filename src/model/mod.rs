@@ -1,4 +1,4 @@
-//! A model's shape and weights, from files to tensors.
+//! A model's shape and weights, from files to tensors, and its forward pass.
 
 pub mod config;
 pub mod llama;
