@@ -121,7 +121,7 @@ SMALL = {
             original_max_position_embeddings=64,
         ),
     ),
-    # Linear position scaling, three layers, in shards; F32.
+    # Linear position scaling, three layers; F32.
     "linear": dict(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1,
         intermediate_size=64, vocab_size=128, rms_norm_eps=1e-5, tie_word_embeddings=False,
@@ -129,8 +129,6 @@ SMALL = {
         rope_scaling=dict(rope_type="linear", factor=4.0),
     ),
 }
-# Saved in several files with an index.
-SHARDED = {"linear": "80KB"}
 # config.json with `rope_theta` and `rope_scaling` at the top, as transformers 4 wrote them.
 OLD_CONFIG = {"llama3", "mha-tied"}
 PROMPT_LENGTHS = [1, 2, 7, 33, 70, 100]
@@ -203,12 +201,12 @@ def small():
         # A seed whose continuations have no near-ties.
         for seed in range(1000):
             with tempfile.TemporaryDirectory() as tmp:
-                make_small(spec, seed).save_pretrained(tmp, max_shard_size=SHARDED.get(name, "10MB"))
+                make_small(spec, seed).save_pretrained(tmp)
                 sequences, tightest = small_goldens(reload(tmp), seed)
             if tightest > MIN_GAP:
                 break
         folder.mkdir(exist_ok=True)
-        make_small(spec, seed).save_pretrained(folder, max_shard_size=SHARDED.get(name, "10MB"))
+        make_small(spec, seed).save_pretrained(folder)
         (folder / "generation_config.json").unlink(missing_ok=True)
         if name in OLD_CONFIG:
             old_config(folder)
