@@ -4,3 +4,6 @@
 //! ARCHITECTURE.md.
 
 pub mod engine;
+pub mod hub;
+pub mod model;
+pub mod ops;

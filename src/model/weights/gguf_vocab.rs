@@ -1,0 +1,86 @@
+//! The vocabulary in a GGUF file's metadata, as plain values.
+
+use super::error::FormatError;
+use super::gguf::{Array, Gguf, Value};
+
+/// `tokenizer.*` metadata.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GgufVocabFields {
+    /// `tokenizer.ggml.model`: "gpt2", "llama".
+    pub model: String,
+    /// `tokenizer.ggml.pre`: name of the pre-tokenizer.
+    pub pre: Option<String>,
+    /// The tokens, by id.
+    pub tokens: Vec<String>,
+    /// ggml's token types, by id (1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6
+    /// byte); empty if absent.
+    pub token_types: Vec<u32>,
+    /// Scores, by id; empty if absent.
+    pub scores: Vec<f32>,
+    /// Merges, "left right", by rank; empty if absent.
+    pub merges: Vec<String>,
+    /// Beginning of sequence.
+    pub bos: Option<u32>,
+    /// End of sequence.
+    pub eos: Option<u32>,
+    /// Unknown token.
+    pub unk: Option<u32>,
+    /// Whether prompts begin with `bos`.
+    pub add_bos: Option<bool>,
+    /// Whether a leading space is added (SentencePiece models).
+    pub add_space_prefix: Option<bool>,
+    /// Jinja source.
+    pub chat_template: Option<String>,
+}
+
+impl GgufVocabFields {
+    /// Reads the fields; `None` if the file carries no vocabulary.
+    pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Option<Self>, FormatError> {
+        let Some(model) = gguf.str("tokenizer.ggml.model") else { return Ok(None) };
+        let token = |name: &str| {
+            let id = gguf.value(&format!("tokenizer.ggml.{name}_token_id")).and_then(Value::as_u64);
+            id.and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX)
+        };
+        let flag = |name: &str| gguf.value(&format!("tokenizer.ggml.{name}")).and_then(Value::as_bool);
+        let vocab = Self {
+            model: model.to_owned(),
+            pre: gguf.str("tokenizer.ggml.pre").map(str::to_owned),
+            tokens: list(gguf, "tokens", text)?,
+            token_types: list(gguf, "token_type", |v| v.as_u64().and_then(|n| n.try_into().ok()))?,
+            scores: list(gguf, "scores", |v| v.as_f32())?,
+            merges: list(gguf, "merges", text)?,
+            bos: token("bos"),
+            eos: token("eos"),
+            unk: token("unknown"),
+            add_bos: flag("add_bos_token"),
+            add_space_prefix: flag("add_space_prefix"),
+            chat_template: gguf.str("tokenizer.chat_template").map(str::to_owned),
+        };
+        for (name, len) in [("token_type", vocab.token_types.len()), ("scores", vocab.scores.len())] {
+            if len != 0 && len != vocab.tokens.len() {
+                return Err(FormatError(format!(
+                    "tokenizer.ggml.{name} has {len} elements for {} tokens",
+                    vocab.tokens.len()
+                )));
+            }
+        }
+        Ok(Some(vocab))
+    }
+}
+
+fn text(value: Value<'_>) -> Option<String> {
+    match value {
+        Value::Str(s) => Some(s.to_owned()),
+        _ => None,
+    }
+}
+
+fn list<'a, T>(gguf: &Gguf<'a>, name: &str, read: fn(Value<'a>) -> Option<T>) -> Result<Vec<T>, FormatError> {
+    let key = format!("tokenizer.ggml.{name}");
+    let wrong = || FormatError(format!("{key} is not a list of the right type"));
+    match gguf.value(&key) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(array)) => Array::iter(array).map(|v| read(v).ok_or_else(wrong)).collect(),
+        Some(_) => Err(wrong()),
+    }
+}

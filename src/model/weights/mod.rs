@@ -1,0 +1,16 @@
+//! Checkpoints on disk: memory-mapped GGUF and safetensors behind one view with Hugging Face's
+//! tensor names and row order. Nothing is ever unpickled.
+
+pub mod checkpoint;
+pub mod error;
+pub mod gguf;
+pub mod gguf_vocab;
+pub mod names;
+pub mod safetensors;
+pub mod view;
+
+pub use checkpoint::{Checkpoint, Source};
+pub use error::LoadError;
+pub use gguf_vocab::GgufVocabFields;
+pub use names::expected_tensors;
+pub use view::TensorView;

@@ -1,0 +1,85 @@
+//! A tensor in a memory-mapped file.
+
+use crate::ops::quant::{DType, dequantize_row};
+
+/// `rows x cols` numbers, row by row, borrowed from the file.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a> {
+    /// Number format.
+    pub dtype: DType,
+    /// 1 for one-dimensional tensors.
+    pub rows: usize,
+    /// Values in a row.
+    pub cols: usize,
+    data: &'a [u8],
+    row_bytes: usize,
+    /// Head width where rows are stored pair by pair.
+    interleaved: Option<usize>,
+}
+
+impl<'a> TensorView<'a> {
+    /// `data` is exactly the tensor's bytes. With `interleaved`, rows are in GGUF's order for heads
+    /// of that many rows.
+    pub(super) fn new(
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        data: &'a [u8],
+        interleaved: Option<usize>,
+    ) -> Option<Self> {
+        let row_bytes = dtype.row_bytes(cols)?;
+        let whole_heads = interleaved.is_none_or(|dim| dim > 0 && dim.is_multiple_of(2) && rows.is_multiple_of(dim));
+        (row_bytes.checked_mul(rows)? == data.len() && whole_heads).then_some(Self {
+            dtype,
+            rows,
+            cols,
+            data,
+            row_bytes,
+            interleaved,
+        })
+    }
+
+    /// The stored bytes of row `i` in Hugging Face's order.
+    ///
+    /// GGUF stores the rows of a query or key head so that rotated pairs are neighbours: there,
+    /// row `j` of a head's lower half is row `2j`, and of its upper half `2j + 1`. That is undone
+    /// here.
+    ///
+    /// # Panics
+    /// If `i` is not below `rows`.
+    pub fn row(&self, i: usize) -> &'a [u8] {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        let stored = match self.interleaved {
+            None => i,
+            Some(dim) => {
+                let (head, within) = (i / dim * dim, i % dim);
+                head + 2 * (within % (dim / 2)) + within / (dim / 2)
+            }
+        };
+        &self.data[stored * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// Bytes of the tensor.
+    pub fn num_bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Row `i` as numbers; `out` has `cols` values.
+    pub fn read_row(&self, i: usize, out: &mut [f32]) {
+        dequantize_row(self.dtype, self.row(i), out);
+    }
+
+    /// All numbers, row by row.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows * self.cols];
+        for (i, row) in out.chunks_exact_mut(self.cols).enumerate() {
+            self.read_row(i, row);
+        }
+        out
+    }
+}
