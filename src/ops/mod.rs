@@ -5,6 +5,7 @@
 //! weights, SIMD kernels and a paged cache: serving.
 
 pub mod cpu;
+pub mod graph;
 
 pub mod quant;
 
