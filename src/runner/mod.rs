@@ -1,0 +1,3 @@
+//! The executor of a real model.
+
+pub mod sampler;
