@@ -19,6 +19,14 @@ impl Buffers {
     pub fn max(&self) -> f32 {
         self.blocks.iter().copied().fold(f32::NEG_INFINITY, f32::max)
     }
+
+    /// The median of the block maxima: about one token in [`kernels::BLOCK`] reaches it.
+    fn median_block(&mut self) -> f32 {
+        self.select.clear();
+        self.select.extend_from_slice(&self.blocks);
+        let middle = self.select.len() / 2;
+        *self.select.select_nth_unstable_by(middle, f32::total_cmp).1
+    }
 }
 
 /// The lowest id with the largest logit; `None` if all are -inf.
@@ -103,21 +111,24 @@ pub(super) fn draw(
     };
     let by_mass = 0.5 * (1.0 - prefix) * total / logits.len() as f64;
     let by_min_p = 0.5 * f64::from(params.min_p);
-    let zero = f64::from(EXP_MIN) - 1.0;
-    let floor = by_mass.max(by_min_p);
-    let mut log_floor = if floor > 1e-37 { ln(floor.min(1.0)) } else { zero };
-    loop {
-        let threshold = round_down(f64::from(max) + log_floor * f64::from(params.temperature));
+    let at_weight = |w: f64| {
+        let exponent = if w > 1e-37 { ln(w.min(1.0)) } else { f64::from(EXP_MIN) - 1.0 };
+        round_down(f64::from(max) + exponent * f64::from(params.temperature))
+    };
+    let floor = at_weight(by_mass.max(by_min_p));
+    // Any threshold leaves a prefix of the order, so first try one that few tokens pass; next the
+    // floor, which fails only by rounding; last every token of positive weight.
+    let last = if by_min_p >= by_mass { floor } else { at_weight(0.0) };
+    let mut drawn = 0;
+    for threshold in [buffers.median_block().max(floor), floor, last] {
         buffers.keys.clear();
         kernels::gather(level, logits, &buffers.blocks, threshold, &mut buffers.keys);
         match walk(&mut buffers.keys, weight, &limits, &mut buffers.cumulative) {
             Ok(token) => return token,
-            // Nothing that was left out could be kept.
-            Err(last) if by_min_p >= by_mass || log_floor <= zero => return last,
-            // The mass was missed by rounding: take every token of positive weight.
-            Err(_) => log_floor = zero,
+            Err(token) => drawn = token,
         }
     }
+    drawn
 }
 
 /// Sorts `keys` as far as needed and draws. `Err` holds the token drawn if the candidates end
