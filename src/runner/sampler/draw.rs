@@ -1,6 +1,8 @@
 //! From logits to one token: top-k, top-p, min-p and the draw, sorting no more than the draw needs.
 
-use super::kernels::{self, EXP_MIN, Level, exp, ln, unkey};
+use std::f32::consts::LOG2_E;
+
+use super::kernels::{self, LN_ZERO, Level, exp2, ln, unkey};
 use super::philox::uniform;
 use crate::engine::{SamplingParams, TokenId};
 
@@ -82,11 +84,11 @@ pub(super) fn draw(
     buffers: &mut Buffers,
 ) -> TokenId {
     let max = buffers.max();
-    let scale = 1.0 / params.temperature;
-    let weight = |key: u64| exp((unkey(key).0 - max) * scale);
+    let scale = 1.0 / params.temperature * LOG2_E;
+    let weight = |key: u64| exp2((unkey(key).0 - max) * scale);
     let uniform = uniform(params.seed, params.choice, position as u64);
     let top_p = f64::from(params.top_p);
-    let mut limits = Limits { nucleus: None, min_weight: params.min_p.max(f32::MIN_POSITIVE), mass: None, uniform };
+    let mut limits = Limits { nucleus: None, min_weight: params.min_p.max(f32::from_bits(1)), mass: None, uniform };
 
     let k = params.top_k as usize;
     if k > 0 && k < logits.len() {
@@ -112,7 +114,7 @@ pub(super) fn draw(
     let by_mass = 0.5 * (1.0 - prefix) * total / logits.len() as f64;
     let by_min_p = 0.5 * f64::from(params.min_p);
     let at_weight = |w: f64| {
-        let exponent = if w > 1e-37 { ln(w.min(1.0)) } else { f64::from(EXP_MIN) - 1.0 };
+        let exponent = if w > 1e-37 { ln(w.min(1.0)) } else { LN_ZERO };
         round_down(f64::from(max) + exponent * f64::from(params.temperature))
     };
     let floor = at_weight(by_mass.max(by_min_p));

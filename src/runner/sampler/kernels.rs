@@ -5,8 +5,8 @@
 pub(super) const LANES: usize = 16;
 /// Logits summed in f32 before they are added to f64 totals; each block's maximum is kept.
 pub(super) const BLOCK: usize = 256;
-/// Weights below `exp(EXP_MIN)` are zero.
-pub(super) const EXP_MIN: f32 = -87.0;
+/// `w` is zero where its natural logarithm is below this.
+pub(super) const LN_ZERO: f64 = -88.1;
 
 /// An instruction set this machine has. Made only here, after the check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ per_level! {
     fn scan(logits: &[f32], blocks: &mut Vec<f32>) -> bool = scan_body
 }
 per_level! {
-    /// The sum of `exp((l - max) * scale)`: within a block lane by lane in f32, then the lanes in
+    /// The sum of `2^((l - max) · scale)`: within a block lane by lane in f32, then the lanes in
     /// f64, at last the sixteen totals as a binary tree.
     fn sum_exp(logits: &[f32], max: f32, scale: f32) -> f64 = sum_exp_body
 }
@@ -132,7 +132,7 @@ fn sum_exp_body(logits: &[f32], max: f32, scale: f32) -> f64 {
         let mut sum = [0_f32; LANES];
         each_group(block, |group| {
             for i in 0..LANES {
-                sum[i] += exp((group[i] - max) * scale);
+                sum[i] += exp2((group[i] - max) * scale);
             }
         });
         for i in 0..LANES {
@@ -175,29 +175,25 @@ fn gather_body(logits: &[f32], blocks: &[f32], threshold: f32, keys: &mut Vec<u6
     }
 }
 
-/// `e^x` for `x <= 0`, zero below [`EXP_MIN`]; within 2 units in the last place. Cephes' `expf`, each
-/// product and sum rounded by itself.
+/// `2^x` for `x <= 0`: 1 at 0, zero below -126.5, else within a relative error of 4e-7. Each product and sum
+/// is rounded by itself.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(super) fn exp2(x: f32) -> f32 {
     // 1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let clamped = if x < EXP_MIN { EXP_MIN } else { x };
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    // ln 2 in two parts, the first short enough for n · part to be exact.
-    let r = clamped - n * 0.693_359_4;
-    let r = r + n * 2.121_944_4e-4;
-    let mut y = 1.987_569_1e-4_f32;
-    y = y * r + 1.398_199_9e-3;
-    y = y * r + 8.333_452e-3;
-    y = y * r + 4.166_579_6e-2;
-    y = y * r + 1.666_666_5e-1;
-    y = y * r + 0.5;
-    y = y * (r * r) + r + 1.0;
-    // n >= -126, so the exponent stays in the normal range.
+    let x = if x < -127.0 { -127.0 } else { x };
+    let shifted = x + ROUND;
+    let f = x - (shifted - ROUND);
+    // (2^f - 1) / f at Chebyshev nodes of [-1/2, 1/2].
+    let mut y = 1.339_086_7e-3_f32;
+    y = y * f + 9.666_374e-3;
+    y = y * f + 5.550_357e-2;
+    y = y * f + 0.240_223_49;
+    y = y * f + 0.693_147_2;
+    y = y * f + 1.0;
+    // The exponent field of 2^-127 is that of zero.
     let power = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
-    let y = y * f32::from_bits(power);
-    if x < EXP_MIN { 0.0 } else { y }
+    y * f32::from_bits(power)
 }
 
 /// Natural logarithm of a positive normal number, by the series of `2 artanh((m - 1) / (m + 1))`;
@@ -239,15 +235,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exp_is_close_to_libm() {
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(-0.0), 1.0);
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
-        assert_eq!(exp(-87.001), 0.0);
-        let mut x = -87.0_f32;
+    fn exp2_is_close_to_libm() {
+        assert_eq!(exp2(0.0), 1.0);
+        assert_eq!(exp2(-0.0), 1.0);
+        assert_eq!(exp2(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp2(-126.6), 0.0);
+        assert_eq!(exp2(-126.0), f32::MIN_POSITIVE);
+        let mut x = -125.0_f32;
         while x < 0.0 {
-            let want = f64::from(x).exp();
-            assert!((f64::from(exp(x)) - want).abs() <= 2.4e-7 * want, "exp({x})");
+            let want = f64::from(x).exp2();
+            assert!((f64::from(exp2(x)) - want).abs() <= 4e-7 * want, "exp2({x})");
             x += 0.000_917;
         }
     }

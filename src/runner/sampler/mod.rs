@@ -15,8 +15,8 @@
 //! 4. **Mask**: a token whose bit is clear or missing gets -inf. If all logits are -inf by now, the
 //!    row fails.
 //! 5. **Temperature** `T`: below 1e-5 the result is the largest logit, ties to the lowest id.
-//!    Otherwise the weight of a token is `w = exp((l - max) · (1 / T))`, zero where the exponent is
-//!    below -87.
+//!    Otherwise the weight of a token is `w = 2^((l - max) · (1 / T · log2 e))`, by a polynomial
+//!    of fixed coefficients (`kernels::exp2`): 1 for the largest logit, zero below about 2⁻¹²⁶.
 //! 6. **Order**: candidates are sorted by (logit descending, id ascending); running sums down that
 //!    order are f64.
 //! 7. **Top-k**: the first `k` of them; `k = 0` or `k >= V` keeps all.
@@ -41,6 +41,7 @@ pub mod reference;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::f32::consts::LOG2_E;
 
 use smallvec::smallvec;
 
@@ -261,7 +262,7 @@ struct Norm {
 impl Norm {
     /// `None` if all logits are -inf.
     fn new(level: Level, logits: &[f32], max: f32) -> Option<Self> {
-        (max > f32::NEG_INFINITY).then(|| Self { max, ln_sum: ln(sum_exp(level, logits, max, 1.0)) })
+        (max > f32::NEG_INFINITY).then(|| Self { max, ln_sum: ln(sum_exp(level, logits, max, LOG2_E)) })
     }
 
     fn logprob(self, logit: f32) -> f32 {

@@ -1,10 +1,11 @@
 //! The specification executed line by line, with no care for speed: the sampler's twin in tests.
 
 use std::collections::BTreeMap;
+use std::f32::consts::LOG2_E;
 
 use smallvec::smallvec;
 
-use super::kernels::{exp, ln};
+use super::kernels::{exp2, ln};
 use super::philox::uniform;
 use crate::engine::{RowOut, SampleRow, Sampled, TokenId};
 
@@ -70,7 +71,7 @@ pub fn sample_row(logits: &[f32], vocab_size: usize, row: &SampleRow<'_>) -> Row
     let mut sampled = Sampled { token: token as TokenId, logprob: 0.0, top: Vec::new() };
     if let Some(n) = params.logprobs {
         let max = raw.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let ln_sum = ln(sum(raw.iter().map(|l| exp(l - max))));
+        let ln_sum = ln(sum(raw.iter().map(|l| exp2((l - max) * LOG2_E))));
         let logprob = |i: usize| (f64::from(raw[i]) - f64::from(max) - ln_sum) as f32;
         sampled.logprob = logprob(token);
         order.retain(|&i| raw[i] > f32::NEG_INFINITY);
@@ -84,8 +85,8 @@ pub fn sample_row(logits: &[f32], vocab_size: usize, row: &SampleRow<'_>) -> Row
 fn draw(l: &[f32], order: &[usize], row: &SampleRow<'_>) -> usize {
     let params = row.params;
     let max = l[order[0]];
-    let scale = 1.0 / params.temperature;
-    let weight = |i: usize| exp((l[i] - max) * scale);
+    let scale = 1.0 / params.temperature * LOG2_E;
+    let weight = |i: usize| exp2((l[i] - max) * scale);
 
     let top_k = if params.top_k == 0 { l.len() } else { l.len().min(params.top_k as usize) };
     let order = &order[..top_k];
