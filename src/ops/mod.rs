@@ -6,6 +6,7 @@
 
 pub mod cpu;
 pub mod graph;
+pub mod graph;
 
 pub mod quant;
 

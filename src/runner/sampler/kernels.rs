@@ -1,0 +1,306 @@
+//! The passes over a whole row, compiled once for each instruction set. Each is a fixed sequence of
+//! single operations (no fused multiply-add, no libm), so every version gives the same bits.
+
+/// Lanes that a pass keeps apart.
+pub(super) const LANES: usize = 16;
+/// Logits summed in f32 before they are added to f64 totals; each block's maximum is kept.
+pub(super) const BLOCK: usize = 256;
+/// `w` is zero where its natural logarithm is below this.
+pub(super) const LN_ZERO: f64 = -88.1;
+
+/// An instruction set this machine has. Made only here, after the check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Baseline,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// All that this machine has, the plainest first; never empty.
+    pub fn available() -> Vec<Self> {
+        #[allow(unused_mut, reason = "only the baseline on other architectures")]
+        let mut levels = vec![Self(Kind::Baseline)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") {
+                levels.push(Self(Kind::Avx2));
+            }
+            if is_x86_feature_detected!("avx512f") {
+                levels.push(Self(Kind::Avx512));
+            }
+        }
+        levels
+    }
+
+    /// The best this machine has.
+    pub fn detect() -> Self {
+        Self::available().last().copied().unwrap_or(Self(Kind::Baseline))
+    }
+}
+
+/// Defines a function that runs `$body` (an `#[inline(always)]` function) compiled for `level`.
+macro_rules! per_level {
+    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:ident) => {
+        $(#[$doc])*
+        pub(super) fn $name(level: Level, $($arg: $ty),*) -> $ret {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f")]
+                fn avx512($($arg: $ty),*) -> $ret {
+                    $body($($arg),*)
+                }
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $ty),*) -> $ret {
+                    $body($($arg),*)
+                }
+                match level.0 {
+                    // SAFETY: a `Level` of this kind exists only where the feature was detected.
+                    Kind::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    Kind::Avx2 => return unsafe { avx2($($arg),*) },
+                    Kind::Baseline => {}
+                }
+            }
+            let Level(_) = level;
+            $body($($arg),*)
+        }
+    };
+}
+
+per_level! {
+    /// Writes the maximum of each [`BLOCK`] of `logits` to `blocks`. False if any logit is NaN or +inf.
+    fn scan(logits: &[f32], blocks: &mut Vec<f32>) -> bool = scan_body
+}
+per_level! {
+    /// The sum of `2^((l - max) · scale)`: within a block lane by lane in f32, then the lanes in
+    /// f64, at last the sixteen totals as a binary tree.
+    fn sum_exp(logits: &[f32], max: f32, scale: f32) -> f64 = sum_exp_body
+}
+per_level! {
+    /// Appends the keys of all logits at least `threshold`, in id order; `blocks` as from [`scan`].
+    fn gather(logits: &[f32], blocks: &[f32], threshold: f32, keys: &mut Vec<u64>) -> () = gather_body
+}
+
+/// `chunk` padded with -inf, which changes neither a maximum nor a sum of weights.
+#[inline(always)]
+fn padded(chunk: &[f32]) -> [f32; LANES] {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    lanes[..chunk.len()].copy_from_slice(chunk);
+    lanes
+}
+
+/// Calls `f` with each group of lanes of `block`, the last one padded.
+#[inline(always)]
+fn each_group(block: &[f32], mut f: impl FnMut(&[f32; LANES])) {
+    let (groups, rest) = block.as_chunks::<LANES>();
+    for group in groups {
+        f(group);
+    }
+    if !rest.is_empty() {
+        f(&padded(rest));
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::neg_cmp_op_on_partial_ord, reason = "true for NaN as for +inf")]
+fn scan_body(logits: &[f32], blocks: &mut Vec<f32>) -> bool {
+    blocks.clear();
+    let mut bad = [0_u32; LANES];
+    for block in logits.chunks(BLOCK) {
+        let mut max = [f32::NEG_INFINITY; LANES];
+        each_group(block, |group| {
+            for i in 0..LANES {
+                max[i] = if group[i] > max[i] { group[i] } else { max[i] };
+                bad[i] |= u32::from(!(group[i] < f32::INFINITY));
+            }
+        });
+        blocks.push(max.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a }));
+    }
+    bad.iter().all(|&b| b == 0)
+}
+
+#[inline(always)]
+fn sum_exp_body(logits: &[f32], max: f32, scale: f32) -> f64 {
+    let mut total = [0_f64; LANES];
+    for block in logits.chunks(BLOCK) {
+        let mut sum = [0_f32; LANES];
+        each_group(block, |group| {
+            for i in 0..LANES {
+                sum[i] += exp2((group[i] - max) * scale);
+            }
+        });
+        for i in 0..LANES {
+            total[i] += f64::from(sum[i]);
+        }
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            total[i] += total[i + width];
+        }
+        width /= 2;
+    }
+    total[0]
+}
+
+#[inline(always)]
+fn gather_body(logits: &[f32], blocks: &[f32], threshold: f32, keys: &mut Vec<u64>) {
+    let mut id = 0_u32;
+    for (block, &max) in logits.chunks(BLOCK).zip(blocks) {
+        if max < threshold {
+            id += BLOCK as u32;
+            continue;
+        }
+        for group in block.chunks(LANES) {
+            let lanes = padded(group);
+            let mut any = 0_u32;
+            for l in lanes {
+                any |= u32::from(l >= threshold);
+            }
+            if any != 0 {
+                for (i, &l) in group.iter().enumerate() {
+                    if l >= threshold {
+                        keys.push(key(l, id + i as u32));
+                    }
+                }
+            }
+            id += LANES as u32;
+        }
+    }
+}
+
+/// `2^x` for `x <= 0`: 1 at 0, zero below -126.5, else within a relative error of 4e-7. Each product and sum
+/// is rounded by itself.
+#[inline(always)]
+pub(super) fn exp2(x: f32) -> f32 {
+    // 1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = if x < -127.0 { -127.0 } else { x };
+    let shifted = x + ROUND;
+    let f = x - (shifted - ROUND);
+    // (2^f - 1) / f at Chebyshev nodes of [-1/2, 1/2].
+    let mut y = 1.339_086_7e-3_f32;
+    y = y * f + 9.666_374e-3;
+    y = y * f + 5.550_357e-2;
+    y = y * f + 0.240_223_49;
+    y = y * f + 0.693_147_2;
+    y = y * f + 1.0;
+    // The exponent field of 2^-127 is that of zero.
+    let power = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    y * f32::from_bits(power)
+}
+
+/// Natural logarithm of a positive normal number, by the series of `2 artanh((m - 1) / (m + 1))`;
+/// relative error below 1e-15.
+pub(super) fn ln(x: f64) -> f64 {
+    let bits = x.to_bits();
+    let mut exponent = ((bits >> 52) & 0x7ff) as i64 - 1023;
+    let mut mantissa = f64::from_bits((bits & 0x000f_ffff_ffff_ffff) | 0x3ff0_0000_0000_0000);
+    if mantissa > std::f64::consts::SQRT_2 {
+        mantissa *= 0.5;
+        exponent += 1;
+    }
+    let s = (mantissa - 1.0) / (mantissa + 1.0);
+    let s2 = s * s;
+    let mut series = 0.0;
+    for odd in (1..=23).rev().step_by(2) {
+        series = series * s2 + 1.0 / f64::from(odd);
+    }
+    2.0 * s * series + exponent as f64 * std::f64::consts::LN_2
+}
+
+/// Sorts ascending as (logit descending, id ascending); `-0.0` equals `0.0`.
+#[inline(always)]
+pub(super) fn key(logit: f32, id: u32) -> u64 {
+    let bits = (logit + 0.0).to_bits();
+    let ascending = if bits >> 31 == 1 { !bits } else { bits | 0x8000_0000 };
+    u64::from(!ascending) << 32 | u64::from(id)
+}
+
+/// The logit and the id of a key.
+pub(super) fn unkey(key: u64) -> (f32, u32) {
+    let ascending = !((key >> 32) as u32);
+    let bits = if ascending >> 31 == 1 { ascending & 0x7fff_ffff } else { !ascending };
+    (f32::from_bits(bits), key as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp2_is_close_to_libm() {
+        assert_eq!(exp2(0.0), 1.0);
+        assert_eq!(exp2(-0.0), 1.0);
+        assert_eq!(exp2(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp2(-126.6), 0.0);
+        assert_eq!(exp2(-126.0), f32::MIN_POSITIVE);
+        let mut x = -125.0_f32;
+        while x < 0.0 {
+            let want = f64::from(x).exp2();
+            assert!((f64::from(exp2(x)) - want).abs() <= 4e-7 * want, "exp2({x})");
+            x += 0.000_917;
+        }
+    }
+
+    #[test]
+    fn ln_is_close_to_libm() {
+        for i in 1..20_000 {
+            let x = (f64::from(i) * 0.0037).exp2() * 1e-9;
+            assert!((ln(x) - x.ln()).abs() <= 4e-15 * x.ln().abs().max(1.0), "ln({x})");
+        }
+        assert_eq!(ln(1.0), 0.0);
+    }
+
+    #[test]
+    fn keys_sort_and_invert() {
+        let values = [f32::MAX, 2.0, 1.0, 1e-40, 0.0, -1e-40, -1.0, -2.0, f32::MIN, f32::NEG_INFINITY];
+        for pair in values.windows(2) {
+            assert!(key(pair[0], 9) < key(pair[1], 3));
+            assert_eq!(unkey(key(pair[1], 3)), (pair[1], 3));
+        }
+        assert!(key(-0.0, 1) < key(0.0, 2) && key(0.0, 1) < key(-0.0, 2));
+    }
+
+    /// Every version of every pass gives the same bits, at every length around the block sizes.
+    #[test]
+    fn levels_agree_bitwise() {
+        let mut state = 1_u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 16_777_216.0
+        };
+        for len in [1, 15, 16, 17, 255, 256, 257, 300, 4095, 49_152, 50_001] {
+            let logits: Vec<f32> = (0..len).map(|_| next() * 40.0 - 20.0).collect();
+            let scale = 0.5 + next();
+            let run = |level| {
+                let (mut blocks, mut keys) = (Vec::new(), Vec::new());
+                assert!(scan(level, &logits, &mut blocks));
+                let max = blocks.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sum = sum_exp(level, &logits, max, scale);
+                gather(level, &logits, &blocks, 15.0, &mut keys);
+                (blocks, sum.to_bits(), keys)
+            };
+            let base = run(Level(Kind::Baseline));
+            let plain: Vec<u64> =
+                logits.iter().enumerate().filter(|&(_, &l)| l >= 15.0).map(|(i, &l)| key(l, i as u32)).collect();
+            assert_eq!(base.2, plain);
+            for level in Level::available() {
+                assert_eq!(run(level), base, "{level:?} at {len}");
+            }
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut logits = logits.clone();
+                logits[len - 1] = bad;
+                for level in Level::available() {
+                    assert!(!scan(level, &logits, &mut Vec::new()));
+                }
+            }
+        }
+    }
+}
