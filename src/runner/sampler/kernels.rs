@@ -188,8 +188,8 @@ pub(super) fn exp2(x: f32) -> f32 {
     let mut y = 1.339_086_7e-3_f32;
     y = y * f + 9.666_374e-3;
     y = y * f + 5.550_357e-2;
-    y = y * f + 0.240_223_49;
-    y = y * f + 0.693_147_2;
+    y = y * f + 0.240_223_5;
+    y = y * f + std::f32::consts::LN_2;
     y = y * f + 1.0;
     // The exponent field of 2^-127 is that of zero.
     let power = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
