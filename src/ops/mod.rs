@@ -6,7 +6,6 @@
 
 pub mod cpu;
 pub mod graph;
-pub mod graph;
 
 pub mod quant;
 

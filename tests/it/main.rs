@@ -1,1 +1,7 @@
+//! Integration tests, one binary: each more would link the world again.
+
+mod cpu;
+mod goldens;
+mod graph;
 mod sampler;
+mod support;

@@ -20,7 +20,7 @@ pub struct TensorView<'a> {
 impl<'a> TensorView<'a> {
     /// `data` is exactly the tensor's bytes. With `interleaved`, rows are in GGUF's order for heads
     /// of that many rows.
-    pub(super) fn new(
+    pub fn new(
         dtype: DType,
         rows: usize,
         cols: usize,

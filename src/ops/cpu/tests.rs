@@ -1,1 +1,304 @@
+//! Kernels against plain arithmetic, and every level against the scalar one, bit by bit.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::gemm::{Store, gate_up_tile, linear_tile};
+use super::level::Level;
+use super::pack::{BLOCK, Format, Packed, TILE};
+use super::rows::{NormPtr, Rows, prepare_row};
+use super::simd::{Simd, multiversion};
+use crate::model::weights::TensorView;
+use crate::ops::quant::{DType, dequantize_row, quantize_row};
+
+const FORMATS: [Format; 6] =
+    [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4_1];
+
+/// Numbers that look random: splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [-1, 1).
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn vec(&mut self, n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|_| self.unit() * scale).collect()
+    }
+}
+
+/// A matrix stored as `format`, and its numbers.
+fn matrix(random: &mut Random, format: Format, rows: usize, cols: usize, scale: f32) -> (Packed, Vec<f32>) {
+    let dtype = format.dtype();
+    let row_bytes = dtype.row_bytes(cols).unwrap();
+    let mut bytes = vec![0u8; rows * row_bytes];
+    let mut numbers = vec![0f32; rows * cols];
+    for (bytes, numbers) in bytes.chunks_exact_mut(row_bytes).zip(numbers.chunks_exact_mut(cols)) {
+        quantize_row(dtype, &random.vec(cols, scale), bytes);
+        dequantize_row(dtype, bytes, numbers);
+    }
+    let view = TensorView::new(dtype, rows, cols, &bytes, None).unwrap();
+    (Packed::new(&[&view], format).unwrap(), numbers)
+}
+
+/// Levels whose results for `format` are the scalar one's bit by bit.
+fn exact_levels(format: Format) -> impl Iterator<Item = Level> {
+    Level::available().filter(move |l| *l != Level::Avx512Bf16 || format != Format::BF16)
+}
+
+/// `count` rows of `cols` inputs, prepared for `w` at `level`.
+fn prepared(level: Level, w: &Packed, inputs: &[f32], norm: Option<NormPtr>) -> Rows {
+    let count = inputs.len() / w.cols;
+    let rows = Rows::new(count, w.cols);
+    let mut padded = vec![0f32; w.blocks() * BLOCK];
+    for (i, input) in inputs.chunks_exact(w.cols).enumerate() {
+        padded[..w.cols].copy_from_slice(input);
+        // SAFETY: `padded` and the row hold the matrix's blocks.
+        unsafe { prepare_row(level, padded.as_ptr(), norm, w.format.activation(), w.blocks(), rows.row(i)) };
+    }
+    rows
+}
+
+fn multiply(level: Level, w: &Packed, rows: &Rows, count: usize, from: f32, store: Store) -> Vec<f32> {
+    let stride = w.tiles() * TILE;
+    let mut out = vec![from; count * stride];
+    for tile in 0..w.tiles() {
+        // SAFETY: `out` has `count` rows of all tiles.
+        unsafe { linear_tile(level, w, tile, rows, count, out.as_mut_ptr(), stride, store) };
+    }
+    out
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn products_equal_plain_arithmetic_and_all_levels_agree() {
+    let mut random = Random(1);
+    for format in FORMATS {
+        for (rows, cols) in [(16, 32), (17, 64), (5, 96), (48, 160), (33, 576)] {
+            let (w, numbers) = matrix(&mut random, format, rows, cols, 0.5);
+            for count in [1, 2, 3, 5, 8, 16, 21] {
+                let inputs = random.vec(count * cols, 2.0);
+                let x = prepared(Level::Scalar, &w, &inputs, None);
+                let expected = multiply(Level::Scalar, &w, &x, count, 0.0, Store::Set);
+                for i in 0..count {
+                    for j in 0..rows {
+                        let dot: f64 = (0..cols)
+                            .map(|k| f64::from(inputs[i * cols + k]) * f64::from(numbers[j * cols + k]))
+                            .sum();
+                        let got = f64::from(expected[i * w.tiles() * TILE + j]);
+                        let tolerance = match format {
+                            Format::F32 | Format::F16 => 1e-4,
+                            Format::BF16 => 2e-3 * (cols as f64).sqrt(),
+                            _ => 8e-3 * (cols as f64).sqrt(),
+                        };
+                        assert!((got - dot).abs() < tolerance, "{format:?} {rows}x{cols} [{i},{j}]: {got} {dot}");
+                    }
+                }
+                for level in exact_levels(format) {
+                    let x = prepared(level, &w, &inputs, None);
+                    let got = multiply(level, &w, &x, count, 0.0, Store::Set);
+                    assert_eq!(bits(&got), bits(&expected), "{format:?} {rows}x{cols} {count} {level}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_neighbours() {
+    let mut random = Random(2);
+    for format in FORMATS {
+        let (w, _) = matrix(&mut random, format, 40, 96, 1.0);
+        let inputs = random.vec(37 * 96, 3.0);
+        for level in Level::available() {
+            let all = prepared(level, &w, &inputs, None);
+            let together = multiply(level, &w, &all, 37, 1.5, Store::Add);
+            for i in 0..37 {
+                let one = prepared(level, &w, &inputs[i * 96..][..96], None);
+                let alone = multiply(level, &w, &one, 1, 1.5, Store::Add);
+                assert_eq!(bits(&together[i * 48..][..48]), bits(&alone), "{format:?} {level} row {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_values_stay_exact_and_in_their_row() {
+    let mut random = Random(3);
+    for format in [Format::Q8_0, Format::Q4_0, Format::Q4_1] {
+        // Weights and activations at the ends of their ranges: the largest integer dot products.
+        let dtype = format.dtype();
+        let cols = 64;
+        for fill in [0x00u8, 0x7f, 0x80, 0xff] {
+            let mut row = vec![fill; dtype.row_bytes(cols).unwrap()];
+            for block in row.chunks_exact_mut(dtype.block_bytes()) {
+                block[..2].copy_from_slice(&half::f16::ONE.to_bits().to_le_bytes());
+                if format == Format::Q4_1 {
+                    block[2..4].copy_from_slice(&half::f16::from_f32(-3.0).to_bits().to_le_bytes());
+                }
+            }
+            let mut numbers = vec![0f32; cols];
+            dequantize_row(dtype, &row, &mut numbers);
+            let w = Packed::new(&[&TensorView::new(dtype, 1, cols, &row, None).unwrap()], format).unwrap();
+            for sign in [1.0, -1.0] {
+                let inputs = vec![127.0 * sign; cols];
+                let expected: f32 = numbers.iter().map(|n| n * 127.0 * sign).sum();
+                for level in Level::available() {
+                    let x = prepared(level, &w, &inputs, None);
+                    assert_eq!(multiply(level, &w, &x, 1, 0.0, Store::Set)[0], expected, "{format:?} {fill} {level}");
+                }
+            }
+        }
+        let (w, _) = matrix(&mut random, format, 16, 64, 1.0);
+        for level in Level::available() {
+            let mut inputs = random.vec(3 * 64, 1.0);
+            inputs[64] = f32::NAN;
+            inputs[65] = f32::INFINITY;
+            let x = prepared(level, &w, &inputs, None);
+            let out = multiply(level, &w, &x, 3, 0.0, Store::Set);
+            assert!(out[..16].iter().chain(&out[32..]).all(|x| x.is_finite()), "{format:?} {level}");
+            for tiny in [0.0, 1e-38, 1e-42] {
+                let x = prepared(level, &w, &vec![tiny; 64], None);
+                assert!(multiply(level, &w, &x, 1, 0.0, Store::Set).iter().all(|x| x.abs() < 1e-30));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gated_product_is_silu_of_gate_times_up() {
+    let mut random = Random(4);
+    for format in FORMATS {
+        let (gate, _) = matrix(&mut random, format, 40, 64, 1.0);
+        let (up, _) = matrix(&mut random, format, 40, 64, 1.0);
+        let inputs = random.vec(6 * 64, 2.0);
+        let mut first = None;
+        for level in exact_levels(format) {
+            let x = prepared(level, &gate, &inputs, None);
+            let (g, u) = (
+                multiply(level, &gate, &x, 6, 0.0, Store::Set),
+                multiply(level, &up, &x, 6, 0.0, Store::Set),
+            );
+            let mut out = vec![0f32; 6 * 48];
+            for tile in 0..3 {
+                // SAFETY: six rows of three tiles.
+                unsafe { gate_up_tile(level, &gate, &up, tile, &x, 6, out.as_mut_ptr(), 48) };
+            }
+            for i in 0..out.len() {
+                let expected = g[i] / (1.0 + (-g[i]).exp()) * u[i];
+                assert!((out[i] - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{} {expected}", out[i]);
+            }
+            let first = first.get_or_insert_with(|| bits(&out));
+            assert_eq!(&bits(&out), first, "{format:?} {level}");
+        }
+    }
+}
+
+#[test]
+fn norms_equal_plain_arithmetic_and_all_levels_agree() {
+    let mut random = Random(5);
+    let (w, _) = matrix(&mut random, Format::F32, 1, 100, 1.0);
+    let mut weight = random.vec(100, 1.0);
+    weight.resize(128, 0.0);
+    let norm = NormPtr { weight: weight.as_ptr(), eps: 1e-5, width: 100 };
+    let inputs = random.vec(100, 3.0);
+    let mean = inputs.iter().map(|x| f64::from(x * x)).sum::<f64>() / 100.0;
+    let mut first = None;
+    for level in Level::available() {
+        let rows = prepared(level, &w, &inputs, Some(norm));
+        // SAFETY: the row has 128 numbers.
+        let got = unsafe { std::slice::from_raw_parts(rows.row(0).f, 128) };
+        for k in 0..100 {
+            let expected = f64::from(inputs[k]) / (mean + 1e-5).sqrt() * f64::from(weight[k]);
+            assert!((f64::from(got[k]) - expected).abs() < 1e-5);
+        }
+        assert_eq!(&bits(got), first.get_or_insert_with(|| bits(got)), "{level}");
+    }
+}
+
+/// `out` = exp, bf16 and back, rounded to integers, of 16 numbers; then their sum and maximum.
+#[inline(always)]
+unsafe fn lanes<S: Simd>(x: *const f32, out: *mut f32) {
+    // SAFETY: 16 numbers in, 50 out.
+    unsafe {
+        let v = S::load(x);
+        S::store(out, S::exp(v));
+        let mut h = [0u16; 16];
+        S::store_bf16(h.as_mut_ptr(), v);
+        S::store(out.add(16), S::load_bf16(h.as_ptr()));
+        S::store(out.add(32), S::to_f32(S::round(v)));
+        *out.add(48) = S::sum(v);
+        *out.add(49) = S::max_lane(v);
+    }
+}
+
+multiversion! {
+    unsafe fn lanes_at = lanes(x: *const f32, out: *mut f32);
+}
+
+#[test]
+fn lane_functions() {
+    let mut random = Random(6);
+    let mut inputs: Vec<f32> = random.vec(1600, 80.0);
+    inputs.extend([0.0, -0.0, 1.0, -1.0, 87.9, -86.9, 0.5, 1.5, 2.5, -0.5, 1e-20, -1e-20, 88.0, -87.0, 3.0, 3.4e-5]);
+    for x in inputs.chunks_exact(16) {
+        let mut first = None;
+        for level in Level::available() {
+            let mut out = [0f32; 50];
+            // SAFETY: 16 in, 50 out.
+            unsafe { lanes_at(level, x.as_ptr(), out.as_mut_ptr()) };
+            for i in 0..16 {
+                let exact = f64::from(x[i]).exp();
+                assert!((f64::from(out[i]) - exact).abs() <= 2.5e-7 * exact, "exp({}) {} {exact}", x[i], out[i]);
+                assert_eq!(out[16 + i], half::bf16::from_f32(x[i]).to_f32());
+                assert_eq!(out[32 + i], x[i].round_ties_even());
+            }
+            assert_eq!(out[49], x.iter().copied().fold(f32::MIN, f32::max));
+            assert_eq!(&bits(&out), first.get_or_insert_with(|| bits(&out)), "{level}");
+        }
+    }
+}
+
+#[test]
+fn packing_keeps_every_number() {
+    let mut random = Random(7);
+    for format in FORMATS {
+        let (w, numbers) = matrix(&mut random, format, 35, 96, 1.0);
+        for (i, row) in numbers.chunks_exact(96).enumerate() {
+            let mut out = vec![0f32; 96];
+            w.unpack_row(i, &mut out);
+            assert_eq!(bits(&out), bits(row), "{format:?} row {i}");
+        }
+    }
+}
+
+#[test]
+fn a_shape_that_no_kernel_takes_is_refused() {
+    let row = vec![0u8; 40 * 4];
+    let view = TensorView::new(DType::F32, 1, 40, &row, None).unwrap();
+    assert!(Packed::new(&[&view], Format::Q8_0).is_err());
+    assert!(Packed::new(&[&view], Format::F32).is_ok());
+}
+
+#[test]
+fn pool_for_each_visits_every_item() {
+    let mut pool = super::pool::Pool::new(2);
+    let calls = AtomicUsize::new(0);
+    let mut items: Vec<usize> = (0..1000).collect();
+    pool.for_each(&mut items, |_, item| {
+        *item *= 2;
+        calls.fetch_add(1, Ordering::Relaxed);
+    });
+    assert_eq!(calls.into_inner(), 1000);
+    assert!(items.iter().enumerate().all(|(i, x)| *x == 2 * i));
+}

@@ -69,6 +69,17 @@ pub fn small(name: &str) -> Vec<Sequence> {
     read::<Sequences>(&format!("{name}/goldens.json")).sequences
 }
 
+/// The default model's file: `LIMA_TEST_MODEL`, else the cache, else pulled into it.
+pub fn default_model() -> PathBuf {
+    match std::env::var_os("LIMA_TEST_MODEL") {
+        Some(path) => path.into(),
+        None => {
+            let source = lima::hub::ModelSource::parse(lima::hub::DEFAULT_MODEL).unwrap();
+            lima::hub::resolve(&source, &|_| ()).unwrap()
+        }
+    }
+}
+
 /// Goldens of the default model.
 pub fn default_sequences() -> Vec<Sequence> {
     read::<Sequences>("default.json").sequences
