@@ -77,6 +77,8 @@ impl Engine {
             self.core.collect(scheduled, &mut self.events);
             self.deliver();
         }
+        self.core.publish();
+        self.shared.stats.set_idle(true);
     }
 
     /// Handles all commands there are; waits for one if there is nothing else to do. Returns false
