@@ -1,6 +1,13 @@
 //! Integration tests, one binary: each more would link the world again.
 
+// A test may panic.
+#![allow(clippy::unwrap_used)]
+
 mod cpu;
+mod engine_faults;
+mod engine_property;
+mod engine_threads;
+mod engine_trace;
 mod goldens;
 mod graph;
 mod sampler;
