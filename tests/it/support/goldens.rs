@@ -74,7 +74,7 @@ pub fn default_model() -> PathBuf {
     match std::env::var_os("LIMA_TEST_MODEL") {
         Some(path) => path.into(),
         None => {
-            let source = lima::hub::ModelSource::parse(lima::hub::DEFAULT_MODEL).unwrap();
+            let source = lima::hub::DEFAULT_MODEL.parse().unwrap();
             lima::hub::resolve(&source, &|_| ()).unwrap()
         }
     }
