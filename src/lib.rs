@@ -4,3 +4,4 @@
 //! ARCHITECTURE.md.
 
 pub mod engine;
+pub mod text;
