@@ -235,6 +235,8 @@ def train_spm():
     vocab = data["model"]["vocab"]
     merges = []
     for token in tokens:
+        if token in special:  # SentencePiece never makes a control symbol from text
+            continue
         local = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in vocab and token[i:] in vocab]
         merges += [(l, r, score[token]) for l, r in sorted(local, key=lambda p: (vocab[p[0]], vocab[p[1]]))]
     merges.sort(key=lambda m: (m[2], len(m[0]), len(m[1])), reverse=True)

@@ -84,6 +84,41 @@ fn spelled_special_tokens_are_plain_text() {
 }
 
 #[test]
+fn merges_cannot_make_a_special_token_of_plain_text() {
+    let mut json = golden("tokenizer_llama.json")["tokenizer_json"].clone();
+    let next = json["model"]["vocab"].as_object().unwrap().len();
+    let made = ["<", "/", "s", ">", "</", "</s"];
+    for (i, token) in made.iter().enumerate() {
+        json["model"]["vocab"].as_object_mut().unwrap().entry(*token).or_insert(json!(next + i));
+    }
+    let merges = json["model"]["merges"].as_array_mut().unwrap();
+    merges.splice(0..0, [json!(["<", "/"]), json!(["</", "s"]), json!(["</s", ">"])]);
+    let (_dir, tokenizer) = from_json(&json);
+    for text in ["</s>", "a </s></s> b", "</s>".repeat(5000).as_str()] {
+        let ids = tokenizer.encode_plain(text, false).unwrap();
+        assert!(!ids.iter().any(|&id| tokenizer.is_special(id)), "{ids:?}");
+        assert_eq!(tokenizer.decode(&ids, true), text);
+    }
+}
+
+/// Compares the tokenizer of SmolLM2's GGUF file with ids made by `tokenizers` and `transformers`.
+#[allow(dead_code, reason = "called where the model file is at hand")]
+pub fn check_smollm2(renderer: &PromptRenderer) {
+    let golden = golden("smollm2_tokens.json");
+    let tokenizer = renderer.tokenizer();
+    assert_eq!(tokenizer.vocab_size() as u64, golden["vocab_size"].as_u64().unwrap());
+    for (text, expected) in pairs(&golden["encode"]) {
+        assert_eq!(tokenizer.encode(text, false).unwrap(), ids(expected), "{text:?}");
+    }
+    for (text, expected) in pairs(&golden["plain"]) {
+        assert_eq!(tokenizer.encode_plain(text, false).unwrap(), ids(expected), "{text:?}");
+    }
+    for chat in golden["chat"].as_array().unwrap() {
+        assert_eq!(renderer.chat(&chat_messages(&chat[0]), true, &Map::new()).unwrap(), ids(&chat[1]), "{}", chat[0]);
+    }
+}
+
+#[test]
 fn decoding_equals_hugging_faces() {
     each(|name, golden, tokenizer| {
         for (text, expected) in pairs(&golden["decode"]) {
