@@ -1,5 +1,7 @@
 //! Text against goldens made by Hugging Face's libraries (`scripts/goldens/tokenizer.py`).
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Stop strings: cut up anyhow, a stream gives what a search of the whole text gives.
 
+#![allow(clippy::unwrap_used)]
+
 use lima::text::{StopMatcher, StopOutcome};
 
 /// The definition, on the whole text: first end, then longest, then first listed.
