@@ -8,3 +8,4 @@ pub mod hub;
 pub mod model;
 pub mod ops;
 pub mod runner;
+pub mod text;

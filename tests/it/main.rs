@@ -12,3 +12,5 @@ mod goldens;
 mod graph;
 mod sampler;
 mod support;
+mod text;
+mod text_stop;
