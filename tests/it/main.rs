@@ -3,5 +3,6 @@
 mod cpu;
 mod goldens;
 mod graph;
+mod load;
 mod sampler;
 mod support;

@@ -14,9 +14,9 @@ pub struct GgufVocabFields {
     pub tokens: Vec<String>,
     /// ggml's token types, by id (1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6
     /// byte); empty if absent.
-    pub token_types: Vec<u32>,
-    /// Scores, by id; empty if absent.
-    pub scores: Vec<f32>,
+    pub token_types: Vec<i32>,
+    /// Scores, by id.
+    pub scores: Option<Vec<f32>>,
     /// Merges, "left right", by rank; empty if absent.
     pub merges: Vec<String>,
     /// Beginning of sequence.
@@ -46,8 +46,8 @@ impl GgufVocabFields {
             model: model.to_owned(),
             pre: gguf.str("tokenizer.ggml.pre").map(str::to_owned),
             tokens: list(gguf, "tokens", text)?,
-            token_types: list(gguf, "token_type", |v| v.as_u64().and_then(|n| n.try_into().ok()))?,
-            scores: list(gguf, "scores", |v| v.as_f32())?,
+            token_types: list(gguf, "token_type", |v| v.as_i64().and_then(|n| n.try_into().ok()))?,
+            scores: Some(list(gguf, "scores", |v| v.as_f32())?).filter(|s| !s.is_empty()),
             merges: list(gguf, "merges", text)?,
             bos: token("bos"),
             eos: token("eos"),
@@ -56,7 +56,9 @@ impl GgufVocabFields {
             add_space_prefix: flag("add_space_prefix"),
             chat_template: gguf.str("tokenizer.chat_template").map(str::to_owned),
         };
-        for (name, len) in [("token_type", vocab.token_types.len()), ("scores", vocab.scores.len())] {
+        for (name, len) in
+            [("token_type", vocab.token_types.len()), ("scores", vocab.scores.as_ref().map_or(0, Vec::len))]
+        {
             if len != 0 && len != vocab.tokens.len() {
                 return Err(FormatError(format!(
                     "tokenizer.ggml.{name} has {len} elements for {} tokens",

@@ -69,6 +69,15 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A whole number.
+    pub fn as_i64(&self) -> Option<i64> {
+        match *self {
+            Self::Unsigned(n) => n.try_into().ok(),
+            Self::Signed(n) => Some(n),
+            _ => None,
+        }
+    }
+
     /// Any number.
     pub fn as_f32(&self) -> Option<f32> {
         match *self {

@@ -1,0 +1,161 @@
+//! What cannot be served is refused in one line that names the file and the thing.
+
+use std::fs;
+use std::path::Path;
+
+use lima::model::weights::Checkpoint;
+use lima::ops::quant::DType;
+use serde_json::json;
+
+use super::writer::{GgufFile, Meta, config, config_json, directory, safetensors, tensors, with_header};
+
+fn refusal(path: &Path) -> String {
+    let message = Checkpoint::open(path).map(|_| ()).unwrap_err().to_string();
+    assert!(!message.contains('\n'), "{message}");
+    assert!(message.contains(path.file_name().unwrap().to_str().unwrap()), "{message}");
+    message
+}
+
+#[track_caller]
+fn assert_refused(path: &Path, words: &str) {
+    let message = refusal(path);
+    assert!(message.contains(words), "{message:?} does not say {words:?}");
+}
+
+#[test]
+fn pickles_are_never_read() {
+    let tmp = tempfile::tempdir().unwrap();
+    for name in ["pytorch_model.bin", "consolidated.00.pth", "model.pt", "model.PKL"] {
+        let path = tmp.path().join(name);
+        fs::write(&path, b"\x80\x02cos\nsystem\n").unwrap();
+        assert_refused(&path, "unpickling runs code");
+    }
+    fs::write(tmp.path().join("config.json"), config_json().to_string()).unwrap();
+    assert_refused(tmp.path(), "unpickling runs code");
+}
+
+#[test]
+fn things_that_are_not_models() {
+    let tmp = tempfile::tempdir().unwrap();
+    let at = |name: &str, bytes: &[u8]| {
+        let path = tmp.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    assert_refused(tmp.path(), "has no config.json");
+    assert_refused(&tmp.path().join("absent"), "No such file");
+    assert_refused(&at("empty.gguf", b""), "does not begin with \"GGUF\"");
+    assert_refused(&at("m.safetensors", b"x"), "give the directory");
+    assert_refused(&at("notes.txt", b"hello"), "is not a model");
+    fs::write(tmp.path().join("config.json"), config_json().to_string()).unwrap();
+    assert_refused(tmp.path(), "has no model.safetensors");
+    at("model.safetensors.index.json", b"{}");
+    assert_refused(tmp.path(), "in several files");
+}
+
+#[test]
+fn tensors_missing_leftover_and_misshapen_are_named() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = directory(tmp.path(), DType::F32);
+    let write = |change: &dyn Fn(&mut Vec<super::writer::Tensor>)| {
+        let mut all = tensors(&config());
+        change(&mut all);
+        fs::write(dir.join("model.safetensors"), safetensors(DType::F32, &all)).unwrap();
+    };
+    write(&|all| all.retain(|(name, ..)| name != "model.layers.1.mlp.up_proj.weight"));
+    assert_refused(&dir, "tensor \"model.layers.1.mlp.up_proj.weight\" is missing");
+    write(&|all| all.retain(|(name, ..)| !name.contains("layers.1.")));
+    assert_refused(&dir, "6 more are missing");
+    write(&|all| all.push(("model.layers.0.self_attn.q_proj.bias".into(), [1, 64], vec![0.0; 64])));
+    assert_refused(&dir, "tensor \"model.layers.0.self_attn.q_proj.bias\" is not part of");
+    write(&|all| all[0].1 = [64, 40]);
+    assert_refused(&dir, "model.embed_tokens.weight is 64 x 40, the configuration needs 40 x 64");
+    write(&|all| all.push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), [1, 8], vec![0.0; 8])));
+    assert!(Checkpoint::open(&dir).is_ok());
+}
+
+#[test]
+fn bad_json_names_the_file() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = directory(tmp.path(), DType::F32);
+    fs::write(dir.join("generation_config.json"), r#"{"top_p": 7}"#).unwrap();
+    assert!(refusal(&dir).contains("generation_config.json: top_p is 7"));
+    for bad in ["", "[]", "{", "\u{0}", &"[".repeat(10_000)] {
+        fs::write(dir.join("config.json"), bad).unwrap();
+        assert!(refusal(&dir).contains("config.json: is not a JSON object"));
+    }
+    let mut json = config_json();
+    json["architectures"] = json!(["GPT2LMHeadModel\n"]);
+    fs::write(dir.join("config.json"), json.to_string()).unwrap();
+    assert!(refusal(&dir).contains("config.json: architectures is"));
+}
+
+#[test]
+fn safetensors_headers() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = directory(tmp.path(), DType::F32);
+    let one = |entry: &str| with_header(&format!("{{\"t\":{entry}}}"), &[0; 16]);
+    for (bytes, words) in [
+        (vec![1, 2, 3], "truncated"),
+        (u64::MAX.to_le_bytes().to_vec(), "says its header has"),
+        (100u64.to_le_bytes().to_vec(), "ends inside its header"),
+        (with_header("[]", &[]), "not a JSON object"),
+        (one(r#"{"dtype":"F32","shape":[4]}"#), "malformed entry"),
+        (one(r#"{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}"#), "malformed entry"),
+        (one(r#"{"dtype":"I64","shape":[2],"data_offsets":[0,16]}"#), "dtype \"I64\""),
+        (one(r#"{"dtype":"F32","shape":[1,2,2],"data_offsets":[0,16]}"#), "3 dimensions"),
+        (one(r#"{"dtype":"F32","shape":[],"data_offsets":[0,4]}"#), "0 dimensions"),
+        (one(r#"{"dtype":"F32","shape":[0],"data_offsets":[0,0]}"#), "is empty"),
+        (one(r#"{"dtype":"F32","shape":[4],"data_offsets":[16,0]}"#), "data_offsets"),
+        (one(r#"{"dtype":"F32","shape":[5],"data_offsets":[0,20]}"#), "beyond the end"),
+        (one(r#"{"dtype":"F32","shape":[3],"data_offsets":[0,12]}"#), "tensors end at"),
+        (one(r#"{"dtype":"F32","shape":[3],"data_offsets":[4,16]}"#), "gaps or overlaps"),
+        (
+            one(r#"{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,18446744073709551615]}"#),
+            "does not fit",
+        ),
+    ] {
+        fs::write(dir.join("model.safetensors"), bytes).unwrap();
+        assert_refused(&dir, words);
+    }
+}
+
+#[test]
+fn gguf_headers() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("m.gguf");
+    let plain = GgufFile::new(DType::Q8_0);
+    type Change = fn(&mut GgufFile);
+    let cases: [(Change, &str); 24] = [
+        (|f| f.version = 1, "GGUF version 1"),
+        (|f| f.version = 9, "GGUF version 9"),
+        (|f| f.version = 3 << 24, "big-endian"),
+        (|f| f.metadata.push(f.metadata[0].clone()), "\"general.architecture\" occurs twice"),
+        (|f| f.tensors.push(f.tensors[0].clone()), "\"token_embd.weight\" occurs twice"),
+        (|f| f.tensors[0].2 = 20, "\"token_embd.weight\" has type IQ4_NL"),
+        (|f| f.tensors[0].2 = 4_000_000, "has type number 4000000"),
+        (|f| f.tensors[0].1 = vec![], "has 0 dimensions"),
+        (|f| f.tensors[0].1 = vec![64, 40, 2], "has 3 dimensions"),
+        (|f| f.tensors[0].1 = vec![64, 0], "has a dimension of 0"),
+        (|f| f.tensors[0].1 = vec![63, 40], "not whole Q8_0 blocks"),
+        (|f| f.tensors[0].1 = vec![1 << 62, 1 << 62], "is too large"),
+        (|f| f.tensors[0].1 = vec![64, 41], "overlap"),
+        (|f| f.tensors[0].1 = vec![64, 1 << 40], "beyond the end"),
+        (|f| f.tensors[0].0 = "blk.01.attn_q.weight".into(), "\"blk.01.attn_q.weight\" is not part of a Llama"),
+        (|f| f.tensors[0].0 = "blk.0.attn_q.bias".into(), "\"blk.0.attn_q.bias\" is not part of a Llama"),
+        (|f| drop(f.set("general.alignment", Meta::U32(24))), "general.alignment"),
+        (|f| drop(f.set("general.alignment", Meta::U32(0))), "general.alignment"),
+        (|f| drop(f.set("general.architecture", Meta::Str("gemma"))), "general.architecture is \"gemma\""),
+        (|f| drop(f.remove("llama.block_count")), "llama.block_count is missing"),
+        (|f| drop(f.set("llama.expert_count", Meta::U32(8))), "llama.expert_count is 8"),
+        (|f| drop(f.set("split.count", Meta::U32(3))), "split.count is 3"),
+        (|f| drop(f.set("llama.attention.head_count_kv", Meta::I32s(vec![2, 2]))), "llama.attention.head_count_kv"),
+        (|f| drop(f.set("tokenizer.ggml.token_type", Meta::I32s(vec![1; 39]))), "tokenizer.ggml.token_type"),
+    ];
+    for (change, words) in cases {
+        let mut file = plain.clone();
+        change(&mut file);
+        fs::write(&path, file.bytes()).unwrap();
+        assert_refused(&path, words);
+    }
+}
