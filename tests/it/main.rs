@@ -1,5 +1,8 @@
 //! Integration tests, one binary: each more would link the world again.
 
+// A test may panic.
+#![allow(clippy::unwrap_used)]
+
 mod cpu;
 mod goldens;
 mod graph;
