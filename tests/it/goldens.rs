@@ -53,7 +53,7 @@ fn candle_logits(name: &str, config: &LlamaConfig, tokens: &[u32]) -> Vec<Vec<f3
 fn small_models_equal_candle_transformers() {
     // Those that it can compute: no linear scaling, no head_dim of its own.
     for name in ["gqa", "mha-tied", "mqa-odd"] {
-        let checkpoint = Checkpoint::open(&goldens::path(name)).unwrap();
+        let checkpoint = Checkpoint::open(goldens::path(name)).unwrap();
         assert_eq!(checkpoint.config().rope_scaling, RopeScaling::None);
         let mut model = GraphModel::open(&goldens::path(name), false);
         for sequence in goldens::small(name) {

@@ -127,10 +127,10 @@ fn head_gives_the_rows_asked_for() {
 fn what_it_cannot_do_is_refused() {
     let mut model = GraphModel::open(&goldens::path("gqa"), false);
     let span = Span { tokens: 0..2, start: 3, blocks: 0..0, adapter: None };
-    let error = model.run(&[1, 2], &[span.clone()], &[1]).unwrap_err();
+    let error = model.run(&[1, 2], std::slice::from_ref(&span), &[1]).unwrap_err();
     assert!(matches!(error, OpsError::Limit(_)), "{error}");
     let span = Span { start: 0, adapter: Some(AdapterSlot(0)), ..span };
-    let error = model.run(&[1, 2], &[span.clone()], &[1]).unwrap_err();
+    let error = model.run(&[1, 2], std::slice::from_ref(&span), &[1]).unwrap_err();
     assert!(matches!(error, OpsError::Unsupported(_)), "{error}");
     let error = model.run(&[1, 5000], &[Span { adapter: None, ..span }], &[1]).unwrap_err();
     assert!(matches!(error, OpsError::Candle(_)), "{error}");

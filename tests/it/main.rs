@@ -3,6 +3,7 @@
 // A test may panic.
 #![allow(clippy::unwrap_used)]
 
+mod config;
 mod cpu;
 mod engine_faults;
 mod engine_property;
@@ -10,6 +11,8 @@ mod engine_threads;
 mod engine_trace;
 mod goldens;
 mod graph;
+mod http;
+mod load;
 mod sampler;
 mod support;
 mod text;

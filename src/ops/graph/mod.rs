@@ -141,13 +141,7 @@ impl Ops for Graph {
         Ok(Tensor::cat(&attended, 0)?)
     }
 
-    fn linear_add(
-        &mut self,
-        _layer: usize,
-        x: Tensor,
-        w: &Linear,
-        residual: Tensor,
-    ) -> Result<Tensor, OpsError> {
+    fn linear_add(&mut self, _layer: usize, x: Tensor, w: &Linear, residual: Tensor) -> Result<Tensor, OpsError> {
         Ok((residual + self.linear(&x, w)?)?)
     }
 

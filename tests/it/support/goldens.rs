@@ -115,9 +115,8 @@ pub fn argmax(row: &[f32]) -> u32 {
 pub struct Agreement {
     /// Log-probabilities compared.
     pub compared: usize,
-    /// Largest and summed absolute difference of log-probability.
+    /// Largest absolute difference of log-probability.
     pub max_difference: f32,
-    pub sum_difference: f64,
     /// Greedy tokens compared (each after the reference's tokens), and how many are the same.
     pub tokens: usize,
     pub same_tokens: usize,
@@ -126,11 +125,6 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Mean absolute difference of log-probability.
-    pub fn mean_difference(&self) -> f64 {
-        self.sum_difference / self.compared as f64
-    }
-
     /// Every log-probability within `tolerance` and every greedy token the same.
     pub fn assert_exact(&self, tolerance: f32, what: &str) {
         assert!(self.compared > 0 && self.tokens > 0, "{what}: nothing was compared");
@@ -143,7 +137,6 @@ impl Agreement {
         let difference = (expected - actual).abs();
         self.compared += 1;
         self.max_difference = self.max_difference.max(difference);
-        self.sum_difference += f64::from(difference);
     }
 
     fn top(&mut self, expected: &[Vec<(u32, f32)>], rows: &[Vec<f32>]) {
@@ -192,9 +185,7 @@ pub fn compare_small(name: &str, forward: &mut Forward<'_>) -> Agreement {
 }
 
 /// Compares `forward` with goldens of the default model.
-pub fn compare_default<'a>(
-    sequences: impl IntoIterator<Item = &'a Sequence>,
-    forward: &mut Forward<'_>) -> Agreement {
+pub fn compare_default<'a>(sequences: impl IntoIterator<Item = &'a Sequence>, forward: &mut Forward<'_>) -> Agreement {
     let mut agreement = Agreement::default();
     for sequence in sequences {
         let (rows, len) = (log_probs(forward, &sequence.tokens()), sequence.prompt.len());
