@@ -1,11 +1,27 @@
 //! Sequences, scheduling, the block pool and the engine thread. No tensors, no candle: the model is
 //! behind [`Executor`].
 
+pub mod block_pool;
+pub mod core;
+pub mod event;
 pub mod executor;
+
+pub mod handle;
+pub mod scheduler;
+pub mod sequence;
+pub mod stats;
+pub mod thread;
 pub mod types;
 
+pub use block_pool::{BlockPool, BlockTable};
+pub use core::Core;
+pub use event::{EngineError, Event, SeqEvent};
 pub use executor::{
     Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, StepInput, StepOutput, Ticket, TokenSource,
     Want,
 };
+pub use handle::{EngineConfig, EngineHandle, EventStream, SubmitError};
+pub use scheduler::{Counters, Scheduler, SchedulerConfig};
+pub use stats::{EngineStats, STEP_BUCKETS_MS};
+pub use thread::{Engine, EngineThread, engine, spawn};
 pub use types::{AdapterSlot, BLOCK_SIZE, BlockId, FinishReason, Request, SamplingParams, SeqId, TokenId};

@@ -1,0 +1,419 @@
+//! The pool of KV blocks and its prefix cache.
+//!
+//! A block is *in use* while a table holds it and *free* otherwise. Free blocks form one intrusive
+//! list, taken from its head. A registered block (full, its content known) stays in the cache while
+//! it waits there, and is forgotten when it is taken.
+//!
+//! The cache key is exact: a block's 32 tokens and the uid of its parent. A uid is never used twice,
+//! so equal keys mean equal histories and a hit needs no verification.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::types::{AdapterSlot, BLOCK_SIZE, BlockId, TokenId};
+
+/// Interned roots before they are dropped (what hangs below them can then no longer be found, and
+/// ages out): bounds the memory that changing salts can take.
+const MAX_ROOTS: usize = 1 << 16;
+
+/// Identity of a cached prefix: a root (salt and adapter) or a registered block with all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PrefixUid(u64);
+
+type Tokens = [TokenId; BLOCK_SIZE];
+type Key = (PrefixUid, Tokens);
+
+/// The blocks of one sequence in position order. Must be handed to [`BlockPool::release`].
+#[derive(Debug, Default)]
+pub struct BlockTable {
+    blocks: Vec<BlockId>,
+}
+
+impl BlockTable {
+    /// The blocks, one for each [`BLOCK_SIZE`] positions.
+    pub fn blocks(&self) -> &[BlockId] {
+        &self.blocks
+    }
+
+    /// Positions the blocks hold.
+    pub fn capacity(&self) -> usize {
+        self.blocks.len() * BLOCK_SIZE
+    }
+}
+
+impl Drop for BlockTable {
+    fn drop(&mut self) {
+        debug_assert!(self.blocks.is_empty() || std::thread::panicking(), "a block table was dropped, not released");
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    ref_count: u32,
+    /// Neighbours in the free list; meaningful only while `ref_count` is 0.
+    prev: Option<u32>,
+    next: Option<u32>,
+    cached: Option<Box<Cached>>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    uid: PrefixUid,
+    key: Key,
+}
+
+/// Blocks, reference counts, free list and prefix cache. Every operation on a block is O(1).
+#[derive(Debug)]
+pub struct BlockPool {
+    blocks: Vec<Block>,
+    head: Option<u32>,
+    tail: Option<u32>,
+    num_free: usize,
+    num_cached_free: usize,
+    cache: HashMap<Key, BlockId>,
+    roots: HashMap<(Option<Arc<str>>, Option<AdapterSlot>), PrefixUid>,
+    next_uid: u64,
+}
+
+impl BlockPool {
+    /// A pool of `num_blocks` free blocks. Panics above `u32::MAX` blocks.
+    pub fn new(num_blocks: usize) -> Self {
+        let count = u32::try_from(num_blocks).expect("block ids are 32 bits");
+        let mut pool = Self {
+            blocks: Vec::with_capacity(num_blocks),
+            head: None,
+            tail: None,
+            num_free: 0,
+            num_cached_free: 0,
+            cache: HashMap::new(),
+            roots: HashMap::new(),
+            next_uid: 0,
+        };
+        for id in 0..count {
+            pool.blocks.push(Block { ref_count: 0, prev: None, next: None, cached: None });
+            pool.push_back(id);
+        }
+        pool
+    }
+
+    /// All blocks.
+    pub fn num_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Blocks no table holds, cached or not.
+    pub fn num_free(&self) -> usize {
+        self.num_free
+    }
+
+    /// Blocks some table holds.
+    pub fn num_in_use(&self) -> usize {
+        self.blocks.len() - self.num_free
+    }
+
+    /// Free blocks whose content can still be found.
+    pub fn num_cached_free(&self) -> usize {
+        self.num_cached_free
+    }
+
+    /// The root under which prompts of this salt and adapter share blocks.
+    pub fn root(&mut self, salt: Option<&Arc<str>>, adapter: Option<AdapterSlot>) -> PrefixUid {
+        let key = (salt.cloned(), adapter);
+        if let Some(&uid) = self.roots.get(&key) {
+            return uid;
+        }
+        if self.roots.len() >= MAX_ROOTS {
+            self.roots.clear();
+        }
+        let uid = self.fresh_uid();
+        self.roots.insert(key, uid);
+        uid
+    }
+
+    /// Appends to `hits` the cached blocks that hold the longest prefix of `tokens`, in whole
+    /// blocks. Returns the uid of that prefix (`root` without a hit). Takes nothing.
+    pub fn lookup(&self, root: PrefixUid, tokens: &[TokenId], hits: &mut Vec<BlockId>) -> PrefixUid {
+        let mut uid = root;
+        for chunk in tokens.as_chunks::<BLOCK_SIZE>().0 {
+            let Some(&id) = self.cache.get(&(uid, *chunk)) else { break };
+            let cached = self.blocks[id.0 as usize].cached.as_ref().expect("the cache names registered blocks only");
+            uid = cached.uid;
+            hits.push(id);
+        }
+        uid
+    }
+
+    /// How many of these blocks are free, that is, would leave the free list if adopted.
+    pub fn count_free(&self, blocks: &[BlockId]) -> usize {
+        blocks.iter().filter(|b| self.blocks[b.0 as usize].ref_count == 0).count()
+    }
+
+    /// Appends cached blocks found by [`lookup`](Self::lookup) to a table, sharing them.
+    pub fn adopt(&mut self, table: &mut BlockTable, hits: &[BlockId]) {
+        for &id in hits {
+            if self.blocks[id.0 as usize].ref_count == 0 {
+                self.unlink(id.0);
+            }
+            self.blocks[id.0 as usize].ref_count += 1;
+        }
+        table.blocks.extend_from_slice(hits);
+    }
+
+    /// Appends `count` fresh blocks to a table, evicting the least recently freed cached ones if it
+    /// must. With fewer free, changes nothing and returns false.
+    #[must_use]
+    pub fn allocate(&mut self, table: &mut BlockTable, count: usize) -> bool {
+        if count > self.num_free {
+            return false;
+        }
+        for _ in 0..count {
+            let id = self.head.expect("num_free counts the list");
+            self.unlink(id);
+            let block = &mut self.blocks[id as usize];
+            block.ref_count = 1;
+            if let Some(cached) = block.cached.take() {
+                self.cache.remove(&cached.key);
+            }
+            table.blocks.push(BlockId(id));
+        }
+        true
+    }
+
+    /// Makes a full block findable as the continuation of `parent`; returns the uid of the prefix it
+    /// ends. If another block has this content already, that one stays and its uid is returned.
+    ///
+    /// Call it only after the step that wrote the block has succeeded.
+    pub fn register(&mut self, id: BlockId, parent: PrefixUid, tokens: &Tokens) -> PrefixUid {
+        let key = (parent, *tokens);
+        if let Some(known) = self.cache.get(&key) {
+            let cached = self.blocks[known.0 as usize].cached.as_ref();
+            return cached.expect("the cache names registered blocks only").uid;
+        }
+        let uid = self.fresh_uid();
+        let block = &mut self.blocks[id.0 as usize];
+        debug_assert!(block.ref_count > 0 && block.cached.is_none(), "only a new block in use is registered");
+        block.cached = Some(Box::new(Cached { uid, key }));
+        self.cache.insert(key, id);
+        uid
+    }
+
+    /// Gives a table's blocks back: the last first, so that it is evicted before its ancestors.
+    pub fn release(&mut self, mut table: BlockTable) {
+        while let Some(id) = table.blocks.pop() {
+            let block = &mut self.blocks[id.0 as usize];
+            block.ref_count = block.ref_count.checked_sub(1).expect("a block in a table is counted");
+            if block.ref_count > 0 {
+                continue;
+            }
+            if block.cached.is_some() {
+                self.push_back(id.0);
+            } else {
+                self.push_front(id.0);
+            }
+        }
+    }
+
+    fn fresh_uid(&mut self) -> PrefixUid {
+        self.next_uid += 1;
+        PrefixUid(self.next_uid)
+    }
+
+    /// Blocks with content worth keeping wait at the back.
+    fn push_back(&mut self, id: u32) {
+        let block = &mut self.blocks[id as usize];
+        (block.prev, block.next) = (self.tail, None);
+        self.num_cached_free += usize::from(block.cached.is_some());
+        match self.tail.replace(id) {
+            Some(tail) => self.blocks[tail as usize].next = Some(id),
+            None => self.head = Some(id),
+        }
+        self.num_free += 1;
+    }
+
+    /// Blocks with nothing in them are taken first.
+    fn push_front(&mut self, id: u32) {
+        let block = &mut self.blocks[id as usize];
+        (block.prev, block.next) = (None, self.head);
+        match self.head.replace(id) {
+            Some(head) => self.blocks[head as usize].prev = Some(id),
+            None => self.tail = Some(id),
+        }
+        self.num_free += 1;
+    }
+
+    fn unlink(&mut self, id: u32) {
+        let block = &mut self.blocks[id as usize];
+        let (prev, next) = (block.prev.take(), block.next.take());
+        self.num_cached_free -= usize::from(block.cached.is_some());
+        match prev {
+            Some(prev) => self.blocks[prev as usize].next = next,
+            None => self.head = next,
+        }
+        match next {
+            Some(next) => self.blocks[next as usize].prev = prev,
+            None => self.tail = prev,
+        }
+        self.num_free -= 1;
+    }
+
+    /// Panics unless list, counts and cache agree with each other and with `tables`, which must be
+    /// all there are. Walks everything: for tests.
+    pub fn assert_invariants<'a>(&self, tables: impl Iterator<Item = &'a BlockTable>) {
+        let mut owners = vec![0u32; self.blocks.len()];
+        for table in tables {
+            for id in &table.blocks {
+                owners[id.0 as usize] += 1;
+            }
+        }
+        for (id, (block, &owners)) in self.blocks.iter().zip(&owners).enumerate() {
+            assert_eq!(block.ref_count, owners, "reference count of block {id}");
+            if let Some(cached) = &block.cached {
+                assert_eq!(self.cache.get(&cached.key), Some(&BlockId(id as u32)), "cache entry of block {id}");
+            }
+        }
+        let registered = self.blocks.iter().filter(|b| b.cached.is_some()).count();
+        assert_eq!(self.cache.len(), registered, "every cache entry names a registered block");
+
+        let (mut listed, mut cached, mut prev, mut at) = (0, 0, None, self.head);
+        while let Some(id) = at {
+            let block = &self.blocks[id as usize];
+            assert_eq!(block.ref_count, 0, "block {id} is both free and owned");
+            assert_eq!(block.prev, prev, "back link of block {id}");
+            listed += 1;
+            cached += usize::from(block.cached.is_some());
+            assert!(listed <= self.blocks.len(), "the free list has a cycle");
+            (prev, at) = (Some(id), block.next);
+        }
+        assert_eq!(prev, self.tail, "tail of the free list");
+        assert_eq!((listed, cached), (self.num_free, self.num_cached_free), "free and cached-but-free counts");
+        let owned = owners.iter().filter(|&&n| n > 0).count();
+        assert_eq!(listed + owned, self.blocks.len(), "free and owned blocks are all blocks");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(fill: u32) -> Tokens {
+        [fill; BLOCK_SIZE]
+    }
+
+    fn take(pool: &mut BlockPool, count: usize) -> BlockTable {
+        let mut table = BlockTable::default();
+        assert!(pool.allocate(&mut table, count));
+        table
+    }
+
+    /// A table of registered blocks filled with these values.
+    fn cached(pool: &mut BlockPool, root: PrefixUid, fills: &[u32]) -> BlockTable {
+        let table = take(pool, fills.len());
+        let mut uid = root;
+        for (&id, &fill) in table.blocks().iter().zip(fills) {
+            uid = pool.register(id, uid, &block(fill));
+        }
+        table
+    }
+
+    fn hits(pool: &BlockPool, root: PrefixUid, fills: &[u32]) -> Vec<BlockId> {
+        let tokens: Vec<_> = fills.iter().flat_map(|&f| block(f)).collect();
+        let mut hits = Vec::new();
+        pool.lookup(root, &tokens, &mut hits);
+        hits
+    }
+
+    #[test]
+    fn allocation_is_all_or_nothing() {
+        let mut pool = BlockPool::new(3);
+        let mut table = take(&mut pool, 2);
+        assert!(!pool.allocate(&mut table, 2));
+        assert_eq!((table.blocks().len(), table.capacity(), pool.num_free()), (2, 64, 1));
+        pool.assert_invariants([&table].into_iter());
+        pool.release(table);
+        assert_eq!((pool.num_free(), pool.num_in_use()), (3, 0));
+        pool.assert_invariants([].into_iter());
+    }
+
+    #[test]
+    fn prefixes_are_found_by_their_whole_history() {
+        let mut pool = BlockPool::new(8);
+        let root = pool.root(None, None);
+        let table = cached(&mut pool, root, &[1, 2, 3]);
+        assert_eq!(hits(&pool, root, &[1, 2, 3]), table.blocks());
+        assert_eq!(hits(&pool, root, &[1, 2, 9]), &table.blocks()[..2]);
+        assert_eq!(hits(&pool, root, &[2, 3]), []);
+        let salted = pool.root(Some(&"a".into()), None);
+        let adapted = pool.root(None, Some(AdapterSlot(0)));
+        assert_eq!(hits(&pool, salted, &[1, 2, 3]), []);
+        assert_eq!(hits(&pool, adapted, &[1, 2, 3]), []);
+        assert_eq!(pool.root(None, None), root);
+        pool.release(table);
+        assert_eq!((pool.num_free(), pool.num_cached_free()), (8, 3));
+        pool.assert_invariants([].into_iter());
+    }
+
+    #[test]
+    fn equal_content_continues_the_chain_of_the_first() {
+        let mut pool = BlockPool::new(4);
+        let root = pool.root(None, None);
+        let (a, b) = (take(&mut pool, 1), take(&mut pool, 2));
+        let first = pool.register(a.blocks()[0], root, &block(7));
+        assert_eq!(pool.register(b.blocks()[0], root, &block(7)), first);
+        pool.register(b.blocks()[1], first, &block(8));
+        assert_eq!(hits(&pool, root, &[7, 8]), [a.blocks()[0], b.blocks()[1]]);
+        pool.assert_invariants([&a, &b].into_iter());
+        pool.release(a);
+        pool.release(b);
+        pool.assert_invariants([].into_iter());
+    }
+
+    #[test]
+    fn empty_blocks_go_first_then_tails_before_their_ancestors() {
+        let mut pool = BlockPool::new(4);
+        let root = pool.root(None, None);
+        let table = cached(&mut pool, root, &[1, 2, 3]);
+        let ids = table.blocks().to_vec();
+        pool.release(table);
+        let empty = take(&mut pool, 1);
+        assert!(!ids.contains(&empty.blocks()[0]));
+        let evicted = take(&mut pool, 1);
+        assert_eq!(evicted.blocks(), [ids[2]]);
+        assert_eq!(hits(&pool, root, &[1, 2, 3]), ids[..2]);
+        pool.assert_invariants([&empty, &evicted].into_iter());
+        pool.release(empty);
+        pool.release(evicted);
+    }
+
+    #[test]
+    fn shared_blocks_are_freed_with_their_last_table() {
+        let mut pool = BlockPool::new(4);
+        let root = pool.root(None, None);
+        let table = cached(&mut pool, root, &[1, 2]);
+        let found = hits(&pool, root, &[1, 2]);
+        assert_eq!(pool.count_free(&found), 0);
+        let mut other = BlockTable::default();
+        pool.adopt(&mut other, &found);
+        pool.release(table);
+        assert_eq!((pool.num_in_use(), pool.num_cached_free()), (2, 0));
+        pool.release(other);
+        assert_eq!((pool.num_in_use(), pool.num_cached_free(), pool.count_free(&found)), (0, 2, 2));
+    }
+
+    #[test]
+    fn roots_are_bounded() {
+        let mut pool = BlockPool::new(1);
+        let first = pool.root(None, None);
+        for salt in 0..MAX_ROOTS {
+            pool.root(Some(&salt.to_string().into()), None);
+        }
+        assert!(pool.roots.len() <= MAX_ROOTS);
+        assert_ne!(pool.root(None, None), first);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "not released")]
+    fn a_dropped_table_is_a_bug() {
+        drop(take(&mut BlockPool::new(1), 1));
+    }
+}

@@ -1,0 +1,125 @@
+//! Scheduler and executor, one step at a time on the caller's thread.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use super::event::SeqEvent;
+use super::executor::{Executor, ExecutorError, StepInput, Ticket};
+use super::scheduler::{Scheduler, SchedulerConfig};
+use super::stats::EngineStats;
+
+/// Steps the engine may be ahead: a row takes its token from the step right before it.
+const MAX_DEPTH: usize = 2;
+
+/// The engine without its thread and channels. [`advance`](Self::advance) it until it is idle.
+pub struct Core {
+    scheduler: Scheduler,
+    executor: Box<dyn Executor>,
+    depth: usize,
+    /// Steps in flight and when each was started, oldest first.
+    tickets: VecDeque<(Ticket, Instant)>,
+    last_collected: Option<Instant>,
+    input: StepInput,
+    stats: Arc<EngineStats>,
+}
+
+impl Core {
+    /// An engine with nothing to do.
+    pub fn new(config: SchedulerConfig, executor: Box<dyn Executor>) -> Self {
+        let depth = executor.depth().clamp(1, MAX_DEPTH);
+        Self {
+            scheduler: Scheduler::new(config),
+            executor,
+            depth,
+            tickets: VecDeque::with_capacity(depth),
+            last_collected: None,
+            input: StepInput::default(),
+            stats: Arc::new(EngineStats::new(config.num_blocks)),
+        }
+    }
+
+    /// The scheduler.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// The scheduler, to add and abort sequences.
+    pub fn scheduler_mut(&mut self) -> &mut Scheduler {
+        &mut self.scheduler
+    }
+
+    /// Its numbers.
+    pub fn stats(&self) -> &Arc<EngineStats> {
+        &self.stats
+    }
+
+    /// The last step started.
+    pub fn last_input(&self) -> &StepInput {
+        &self.input
+    }
+
+    /// Starts a step if it can; collects one if enough are in flight or none could be started.
+    /// Returns false when nothing happened: no sequence is left and nothing is in flight.
+    pub fn advance(&mut self, events: &mut Vec<SeqEvent>) -> bool {
+        let launched = self.tickets.len() < self.depth && self.launch(events);
+        let collect = self.tickets.len() >= self.depth || !launched && !self.tickets.is_empty();
+        if collect {
+            self.collect(events);
+        }
+        launched || collect
+    }
+
+    /// Copies gauges and counters to the stats.
+    pub fn publish(&self) {
+        self.stats.publish(&self.scheduler);
+    }
+
+    fn launch(&mut self, events: &mut Vec<SeqEvent>) -> bool {
+        if !self.scheduler.schedule(&mut self.input, events) {
+            return false;
+        }
+        let started = Instant::now();
+        self.stats.forwards.fetch_add(1, Relaxed);
+        let (executor, scheduler, input) = (&mut self.executor, &self.scheduler, &self.input);
+        let ticket = guard(|| {
+            executor.forward(input)?;
+            executor.sample(&scheduler.sample_input())
+        });
+        match ticket {
+            Ok(ticket) => self.tickets.push_back((ticket, started)),
+            Err(error) => {
+                self.stats.step_failures.fetch_add(1, Relaxed);
+                self.scheduler.fail_newest(&error.0, events);
+            }
+        }
+        true
+    }
+
+    fn collect(&mut self, events: &mut Vec<SeqEvent>) {
+        let Some((ticket, started)) = self.tickets.pop_front() else { return };
+        let executor = &mut self.executor;
+        match guard(|| executor.collect(ticket)) {
+            Ok(output) => self.scheduler.update(output, events),
+            Err(error) => {
+                self.stats.step_failures.fetch_add(1, Relaxed);
+                self.scheduler.fail_oldest(&error.0, events);
+            }
+        }
+        // Steps overlap: a step's own time begins where the one before it ended.
+        let now = Instant::now();
+        let since = self.last_collected.map_or(started, |last| last.max(started));
+        self.last_collected = Some(now);
+        self.stats.step_completed(now - since);
+    }
+}
+
+/// Turns a panic of the executor into a failed step.
+fn guard<T>(call: impl FnOnce() -> Result<T, ExecutorError>) -> Result<T, ExecutorError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        Err(ExecutorError(format!("the executor panicked: {}", message.unwrap_or("no message"))))
+    })
+}

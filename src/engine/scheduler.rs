@@ -1,0 +1,412 @@
+//! Decides what each step computes. Pure bookkeeping: no tensors, clocks, channels or `async`.
+//!
+//! Every sequence catches its computed positions up with its tokens under one budget of tokens per
+//! step. One order key decides: the smallest is admitted first, the largest is preempted. The
+//! smallest running sequence is therefore never preempted and always advances, so nothing livelocks.
+//!
+//! A step may be scheduled before the one before it is collected. Its decode rows then take their
+//! token from the device. What a sequence has in flight when it is preempted, aborted or stopped
+//! becomes void: the rows are recognised by sequence and epoch, and dropped. Its blocks are free at
+//! once, because steps run in order.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use super::block_pool::{BlockPool, BlockTable};
+use super::event::{EngineError, Event, SeqEvent};
+use super::executor::{RowOut, SampleInput, SampleRow, StepInput, StepOutput, TokenSource};
+use super::sequence::{OrderKey, RowRef, Sequence};
+use super::types::{BLOCK_SIZE, BlockId, FinishReason, Request, SeqId};
+
+mod admit;
+mod assemble;
+mod trace;
+
+/// Limits of the scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// Sequences running at once.
+    pub max_num_seqs: usize,
+    /// Tokens in a step.
+    pub max_num_batched_tokens: usize,
+    /// Prompt and output tokens of one sequence.
+    pub max_model_len: usize,
+    /// Blocks in the pool.
+    pub num_blocks: usize,
+    /// Whether full blocks are kept and shared.
+    pub enable_prefix_caching: bool,
+}
+
+impl SchedulerConfig {
+    /// Tokens a sequence may have, prompt and output: the model's limit or all of the pool.
+    pub fn max_len(&self) -> usize {
+        self.max_model_len.min(self.num_blocks * BLOCK_SIZE)
+    }
+}
+
+/// What has happened so far. Tokens are counted at a sequence's first admission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Counters {
+    pub prompt_tokens: u64,
+    pub cached_prompt_tokens: u64,
+    pub prefix_cache_queries: u64,
+    pub prefix_cache_hits: u64,
+    pub generation_tokens: u64,
+    pub discarded_rows: u64,
+    pub preemptions: u64,
+    pub finished_stop: u64,
+    pub finished_length: u64,
+    pub aborted: u64,
+    pub failed: u64,
+}
+
+/// A row of a step in flight.
+#[derive(Debug)]
+struct RowRecord {
+    slot: usize,
+    seq: SeqId,
+    epoch: u32,
+    /// Positions computed after it.
+    end: usize,
+    samples: bool,
+}
+
+#[derive(Debug, Default)]
+struct StepRecord {
+    step: u64,
+    rows: Vec<RowRecord>,
+}
+
+/// The state of every sequence and of the block pool.
+pub struct Scheduler {
+    config: SchedulerConfig,
+    pool: BlockPool,
+    seqs: Vec<Option<Box<Sequence>>>,
+    free_slots: Vec<usize>,
+    by_id: HashMap<SeqId, usize>,
+    /// Slots in key order.
+    running: Vec<usize>,
+    waiting: BTreeSet<(OrderKey, usize)>,
+    /// Those of `waiting` that were admitted before.
+    num_preempted: usize,
+    steps: VecDeque<StepRecord>,
+    /// Step records to reuse.
+    spare: Vec<StepRecord>,
+    released: Vec<SeqId>,
+    next_step: u64,
+    next_arrival: u64,
+    /// The first waiting sequence and the number of blocks that were too few for it.
+    blocked: Option<(SeqId, usize)>,
+    hits: Vec<BlockId>,
+    counters: Counters,
+}
+
+impl Scheduler {
+    /// An empty scheduler.
+    pub fn new(mut config: SchedulerConfig) -> Self {
+        // With either at 0 nothing could ever run.
+        config.max_num_seqs = config.max_num_seqs.max(1);
+        config.max_num_batched_tokens = config.max_num_batched_tokens.max(1);
+        Self {
+            config,
+            pool: BlockPool::new(config.num_blocks),
+            seqs: Vec::new(),
+            free_slots: Vec::new(),
+            by_id: HashMap::new(),
+            running: Vec::new(),
+            waiting: BTreeSet::new(),
+            num_preempted: 0,
+            steps: VecDeque::new(),
+            spare: Vec::new(),
+            released: Vec::new(),
+            next_step: 0,
+            next_arrival: 0,
+            blocked: None,
+            hits: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &BlockPool {
+        &self.pool
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Sequences admitted.
+    pub fn num_running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Sequences not admitted yet, or preempted.
+    pub fn num_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Waiting sequences that had been admitted before.
+    pub fn num_preempted(&self) -> usize {
+        self.num_preempted
+    }
+
+    /// Steps scheduled, not collected.
+    pub fn num_in_flight(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether no sequence is left.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Adds a waiting sequence and returns its slot. The prompt must not be empty and must leave
+    /// room for one token within [`SchedulerConfig::max_len`]; a request that does not is returned.
+    pub fn add(&mut self, id: SeqId, request: Request) -> Result<usize, Request> {
+        let num_prompt = request.prompt.len();
+        if num_prompt == 0 || num_prompt >= self.config.max_len() {
+            return Err(request);
+        }
+        let key = OrderKey { priority: request.priority, virtual_time: 0, arrival: self.next_arrival };
+        self.next_arrival += 1;
+        let max_tokens = request.params.max_tokens.max(1) as usize;
+        let root = self.pool.root(request.cache_salt.as_ref(), request.adapter);
+        let sequence = Box::new(Sequence {
+            id,
+            key,
+            adapter: request.adapter,
+            tokens: request.prompt.to_vec(),
+            num_prompt,
+            max_len: num_prompt.saturating_add(max_tokens).min(self.config.max_len()),
+            params: request.params,
+            num_computed: 0,
+            in_flight: 0,
+            last_row: None,
+            table: BlockTable::default(),
+            num_registered: 0,
+            prefix: root,
+            root,
+            epoch: 0,
+            admitted: false,
+        });
+        let slot = match self.free_slots.pop() {
+            Some(slot) => slot,
+            None => {
+                self.seqs.push(None);
+                self.seqs.len() - 1
+            }
+        };
+        self.seqs[slot] = Some(sequence);
+        self.by_id.insert(id, slot);
+        self.waiting.insert((key, slot));
+        Ok(slot)
+    }
+
+    /// Ends a sequence wherever it is; its blocks are free at once. Returns its slot, and whether it
+    /// had ever been admitted.
+    pub fn abort(&mut self, id: SeqId) -> Option<(usize, bool)> {
+        let slot = *self.by_id.get(&id)?;
+        let admitted = self.seq(slot).admitted;
+        self.counters.aborted += 1;
+        self.remove(slot);
+        Some((slot, admitted))
+    }
+
+    /// Chooses the next step and fills `input` with it. Returns false if there is nothing to do
+    /// (before an earlier step is collected, or at all). Otherwise the step counts as in flight:
+    /// [`update`](Self::update) or a `fail_*` must follow.
+    pub fn schedule(&mut self, input: &mut StepInput, events: &mut Vec<SeqEvent>) -> bool {
+        input.clear();
+        input.step = self.next_step;
+        let mut record = self.spare.pop().unwrap_or_default();
+        record.step = self.next_step;
+        record.rows.clear();
+        let mut budget = self.config.max_num_batched_tokens;
+
+        let preempted = self.schedule_decodes(&mut budget, input, &mut record);
+        self.schedule_chunks(&mut budget, input, &mut record);
+        if !preempted {
+            self.schedule_waiting(&mut budget, input, &mut record, events);
+        }
+        if record.rows.is_empty() {
+            self.spare.push(record);
+            return false;
+        }
+        input.released.append(&mut self.released);
+        self.steps.push_back(record);
+        self.next_step += 1;
+        true
+    }
+
+    /// The sampling request of the step just scheduled.
+    pub fn sample_input(&self) -> SampleInput<'_> {
+        let Some(record) = self.steps.back() else { return SampleInput::default() };
+        let mut rows = Vec::with_capacity(record.rows.len());
+        for (row, r) in record.rows.iter().enumerate().filter(|(_, r)| r.samples) {
+            let seq = self.seq(r.slot);
+            rows.push(SampleRow {
+                row,
+                seq: seq.id,
+                params: &seq.params,
+                history: &seq.tokens,
+                num_prompt: seq.num_prompt,
+                position: r.end,
+                mask: None,
+            });
+        }
+        SampleInput { rows }
+    }
+
+    /// Takes in the result of the oldest step in flight.
+    pub fn update(&mut self, output: StepOutput, events: &mut Vec<SeqEvent>) {
+        let Some(record) = self.steps.pop_front() else { return };
+        if output.rows.len() != record.rows.len() {
+            let message = format!("{} results for {} rows", output.rows.len(), record.rows.len());
+            return self.fail_record(record, &message, events);
+        }
+        for (row, out) in record.rows.iter().zip(output.rows) {
+            if !self.is_current(row) {
+                self.counters.discarded_rows += 1;
+                continue;
+            }
+            self.update_row(row, out, events);
+        }
+        self.spare.push(record);
+    }
+
+    /// Fails the sequences of the step just scheduled: it did not start.
+    pub fn fail_newest(&mut self, message: &str, events: &mut Vec<SeqEvent>) {
+        if let Some(record) = self.steps.pop_back() {
+            self.fail_record(record, message, events);
+        }
+    }
+
+    /// Fails the sequences of the oldest step in flight.
+    pub fn fail_oldest(&mut self, message: &str, events: &mut Vec<SeqEvent>) {
+        if let Some(record) = self.steps.pop_front() {
+            self.fail_record(record, message, events);
+        }
+    }
+
+    fn update_row(&mut self, row: &RowRecord, out: RowOut, events: &mut Vec<SeqEvent>) {
+        let seq = self.seqs[row.slot].as_deref_mut().expect("the row is current");
+        let mut emit = |event| events.push(SeqEvent { seq: row.seq, slot: row.slot, event });
+        let tokens = match out {
+            RowOut::Tokens(tokens) if row.samples && tokens.len() == 1 => tokens,
+            RowOut::None if !row.samples => Default::default(),
+            other => {
+                let message = match other {
+                    RowOut::Failed(message) => message,
+                    _ => "the executor's result is not what the row wanted".to_owned(),
+                };
+                emit(Event::Failed(EngineError::Row(message)));
+                self.counters.failed += 1;
+                return self.remove(row.slot);
+            }
+        };
+        if self.config.enable_prefix_caching {
+            register_blocks(&mut self.pool, seq, row.end);
+        }
+        let mut finished = None;
+        for sampled in tokens {
+            seq.in_flight -= 1;
+            seq.tokens.push(sampled.token);
+            self.counters.generation_tokens += 1;
+            emit(Event::Token(sampled));
+            finished = seq.finish_reason();
+        }
+        if let Some(reason) = finished {
+            emit(Event::Finished(reason));
+            match reason {
+                FinishReason::Stop => self.counters.finished_stop += 1,
+                FinishReason::Length => self.counters.finished_length += 1,
+            }
+            self.remove(row.slot);
+        }
+    }
+
+    fn fail_record(&mut self, record: StepRecord, message: &str, events: &mut Vec<SeqEvent>) {
+        for row in &record.rows {
+            if !self.is_current(row) {
+                self.counters.discarded_rows += 1;
+                continue;
+            }
+            let event = Event::Failed(EngineError::Step(message.to_owned()));
+            events.push(SeqEvent { seq: row.seq, slot: row.slot, event });
+            self.counters.failed += 1;
+            self.remove(row.slot);
+        }
+        self.spare.push(record);
+    }
+
+    /// Whether the sequence is still the one, and in the state, that the row was made for.
+    fn is_current(&self, row: &RowRecord) -> bool {
+        self.seqs[row.slot].as_deref().is_some_and(|s| s.id == row.seq && s.epoch == row.epoch)
+    }
+
+    fn seq(&self, slot: usize) -> &Sequence {
+        self.seqs[slot].as_deref().expect("a listed slot is taken")
+    }
+
+    /// Place in `running` of a sequence, or where it would go.
+    fn running_index(&self, key: OrderKey) -> Result<usize, usize> {
+        self.running.binary_search_by_key(&key, |&slot| self.seq(slot).key)
+    }
+
+    fn remove(&mut self, slot: usize) {
+        let key = self.seq(slot).key;
+        match self.running_index(key) {
+            Ok(index) => {
+                self.running.remove(index);
+            }
+            Err(_) => {
+                self.waiting.remove(&(key, slot));
+                self.num_preempted -= usize::from(self.seq(slot).admitted);
+            }
+        }
+        let mut seq = self.seqs[slot].take().expect("a listed slot is taken");
+        self.pool.release(seq.reset());
+        if seq.admitted {
+            self.released.push(seq.id);
+        }
+        self.by_id.remove(&seq.id);
+        self.free_slots.push(slot);
+    }
+
+    /// Panics if the bookkeeping contradicts itself. Walks everything: for tests.
+    pub fn assert_invariants(&self) {
+        self.pool.assert_invariants(self.seqs.iter().flatten().map(|s| &s.table));
+        assert!(self.running.is_sorted_by_key(|&slot| self.seq(slot).key), "running is in key order");
+        assert!(self.running.len() <= self.config.max_num_seqs, "too many sequences run");
+        let alive = self.seqs.iter().flatten().count();
+        assert_eq!(alive, self.running.len() + self.waiting.len(), "every sequence runs or waits");
+        assert_eq!(alive, self.by_id.len(), "every sequence has its id");
+        assert_eq!(alive + self.free_slots.len(), self.seqs.len(), "every slot is taken or free");
+        for &(_, slot) in &self.waiting {
+            let seq = self.seq(slot);
+            assert_eq!((seq.num_computed, seq.in_flight, seq.table.capacity()), (0, 0, 0), "{:?} waits", seq.id);
+        }
+        let preempted = self.waiting.iter().filter(|&&(_, slot)| self.seq(slot).admitted).count();
+        assert_eq!(preempted, self.num_preempted, "preempted sequences");
+        for &slot in &self.running {
+            let seq = self.seq(slot);
+            let rows =
+                |s: &StepRecord| s.rows.iter().filter(|r| r.samples && r.slot == slot && self.is_current(r)).count();
+            assert_eq!(seq.in_flight, self.steps.iter().map(rows).sum::<usize>(), "{:?} in flight", seq.id);
+            assert!(seq.num_computed <= seq.num_tokens() && seq.num_tokens() <= seq.max_len, "{:?} counts", seq.id);
+            assert!(seq.num_computed <= seq.table.capacity(), "{:?} computed beyond its blocks", seq.id);
+            assert!(seq.num_registered * BLOCK_SIZE <= seq.num_computed, "{:?} registered too much", seq.id);
+        }
+    }
+}
+
+/// Registers the blocks that are full of positions before `end`, now known to be computed.
+fn register_blocks(pool: &mut BlockPool, seq: &mut Sequence, end: usize) {
+    let (blocks, _) = seq.tokens[..end].as_chunks::<BLOCK_SIZE>();
+    for (chunk, &id) in blocks.iter().zip(seq.table.blocks()).skip(seq.num_registered) {
+        seq.prefix = pool.register(id, seq.prefix, chunk);
+        seq.num_registered += 1;
+    }
+}
