@@ -333,7 +333,14 @@ impl fmt::Display for Config {
         let template = self.chat_template.as_ref().map(|p| p.display().to_string());
         let rows = [
             ("model", self.model.clone()),
-            ("served-model-name", if self.served_model_name.is_empty() { "from the model".into() } else { self.served_model_name.join(", ") }),
+            (
+                "served-model-name",
+                if self.served_model_name.is_empty() {
+                    "from the model".into()
+                } else {
+                    self.served_model_name.join(", ")
+                },
+            ),
             ("listen", self.listen.to_string()),
             ("device", name(self.device.to_possible_value())),
             ("dtype", name(self.dtype.to_possible_value())),

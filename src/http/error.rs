@@ -92,8 +92,8 @@ pub enum ApiError {
     #[error("The inference engine has stopped.")]
     EngineStopped,
     /// The engine failed this request.
-    #[error("The inference engine failed the request: {0}.")]
-    Engine(String),
+    #[error("The inference engine failed the request.")]
+    Engine,
     /// A fault of the server.
     #[error("The server had an error while processing your request.")]
     Internal,
@@ -130,7 +130,7 @@ impl ApiError {
             Self::Loading | Self::Draining | Self::DrainDeadline | Self::EngineStopped => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Engine(_) | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Engine | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -164,7 +164,7 @@ impl ApiError {
             Self::Loading => "model_loading",
             Self::Draining | Self::DrainDeadline => "server_shutting_down",
             Self::EngineStopped => "engine_stopped",
-            Self::Engine(_) => "engine_error",
+            Self::Engine => "engine_error",
             Self::Internal => "internal_error",
         }
     }

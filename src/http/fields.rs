@@ -213,10 +213,18 @@ impl Fields {
 pub fn number(param: &str, value: &Value, min: f64, max: f64) -> Result<f32, ApiError> {
     let Some(x) = value.as_f64() else { return Err(wrong_type(param, "a number", value)) };
     if x > max {
-        return Err(ApiError::value(param, "decimal_above_max_value", format!("expected a value <= {max}, but got {x}")));
+        return Err(ApiError::value(
+            param,
+            "decimal_above_max_value",
+            format!("expected a value <= {max}, but got {x}"),
+        ));
     }
     if x < min {
-        return Err(ApiError::value(param, "decimal_below_min_value", format!("expected a value >= {min}, but got {x}")));
+        return Err(ApiError::value(
+            param,
+            "decimal_below_min_value",
+            format!("expected a value >= {min}, but got {x}"),
+        ));
     }
     Ok(x as f32)
 }

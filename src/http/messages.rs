@@ -1,15 +1,16 @@
 //! The `messages` of a chat request.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::error::{ApiError, quote};
 use super::fields::{Fields, wrong_type};
+use crate::text::ChatMessage;
 
 const MAX_NAME: usize = 64;
 
 /// Validates the conversation. Returns the messages as a chat template sees them (`developer` is
 /// `system`, content is a string) and how many bytes of text they hold.
-pub fn parse(value: Value) -> Result<(Vec<Value>, usize), ApiError> {
+pub fn parse(value: Value) -> Result<(Vec<ChatMessage>, usize), ApiError> {
     let messages = match value {
         Value::Array(messages) => messages,
         other => return Err(wrong_type("messages", "an array of objects", &other)),
@@ -20,14 +21,15 @@ pub fn parse(value: Value) -> Result<(Vec<Value>, usize), ApiError> {
     let mut bytes = 0;
     let mut out = Vec::with_capacity(messages.len());
     for (i, message) in messages.into_iter().enumerate() {
-        let message = parse_one(&format!("messages[{i}]"), message)?;
-        bytes += message.values().filter_map(Value::as_str).map(str::len).sum::<usize>();
-        out.push(Value::Object(message));
+        let (message, text) = parse_one(&format!("messages[{i}]"), message)?;
+        bytes += text;
+        out.push(message);
     }
     Ok((out, bytes))
 }
 
-fn parse_one(path: &str, message: Value) -> Result<Map<String, Value>, ApiError> {
+/// The message, and how many bytes its text has.
+fn parse_one(path: &str, message: Value) -> Result<(ChatMessage, usize), ApiError> {
     let mut f = Fields::new(path, message)?;
     let role = match f.require("role")? {
         Value::String(role) => role,
@@ -66,13 +68,8 @@ fn parse_one(path: &str, message: Value) -> Result<Map<String, Value>, ApiError>
     }
     let Some(content) = content else { return Err(ApiError::Missing(f.param("content"))) };
     f.finish()?;
-    let mut out = Map::new();
-    out.insert("role".into(), role.into());
-    out.insert("content".into(), content.into());
-    if let Some(name) = name {
-        out.insert("name".into(), name.into());
-    }
-    Ok(out)
+    let bytes = content.len() + name.as_ref().map_or(0, String::len);
+    Ok((ChatMessage { name, ..ChatMessage::text(role, content) }, bytes))
 }
 
 /// A string, or text parts joined by line breaks.
@@ -93,7 +90,10 @@ fn content(f: &mut Fields) -> Result<Option<String>, ApiError> {
             None => return Err(ApiError::Missing(part.param("type"))),
             Some(kind) if kind == "text" => {}
             Some(kind) if ["image_url", "input_audio", "file", "refusal"].contains(&kind.as_str()) => {
-                return Err(ApiError::unsupported(part.param("type"), format!("'{kind}': only text parts are supported")));
+                return Err(ApiError::unsupported(
+                    part.param("type"),
+                    format!("'{kind}': only text parts are supported"),
+                ));
             }
             Some(kind) => {
                 let message = format!("expected 'text', but got '{}'", quote(&kind));

@@ -7,15 +7,16 @@ use super::error::{ApiError, quote};
 use super::fields::{Fields, check_length, integer, number, wrong_type};
 use super::messages;
 use crate::engine::TokenId;
+use crate::text::ChatMessage;
 
 /// A request whose every field is of the right type and in range.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChatRequest {
     /// The model's name as asked for.
     pub model: String,
-    /// Messages as the chat template sees them: `role` and `content`, and `name` if given.
-    pub messages: Vec<Value>,
-    /// Bytes of all contents, roles and names together.
+    /// The conversation; content is a string.
+    pub messages: Vec<ChatMessage>,
+    /// Bytes of all contents and names together.
     pub prompt_bytes: usize,
     /// Number of choices.
     pub n: u32,
