@@ -1,0 +1,24 @@
+//! Text on both sides of the model: chat messages to token ids, token ids to text.
+//!
+//! [`PromptRenderer`] renders a chat template and encodes the result so that special tokens come
+//! from the template alone. [`TextStream`] turns generated ids back into text that never splits a
+//! character nor shows part of a stop string.
+
+pub mod chat;
+pub mod chat_template;
+pub mod detokenizer;
+mod gguf_vocab;
+mod hf_files;
+mod pre_kind;
+pub mod stop;
+mod strftime;
+mod tojson;
+mod token_table;
+pub mod tokenizer;
+
+pub use chat::{ChatMessage, PromptError, PromptRenderer};
+pub use chat_template::{ChatTemplate, TemplateError};
+pub use detokenizer::Detokenizer;
+pub use gguf_vocab::GgufVocab;
+pub use stop::{Piece, StopMatcher, StopOutcome, TextStream};
+pub use tokenizer::{Rendered, Tokenizer, TokenizerError};

@@ -1,0 +1,259 @@
+//! Token ids from text, and the bytes of each token.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::Arc;
+
+use aho_corasick::AhoCorasick;
+use tokenizers::{Model, OffsetType, PostProcessor, PreTokenizer};
+
+use super::gguf_vocab::GgufVocab;
+use super::token_table::TokenTable;
+use super::{gguf_vocab, hf_files};
+use crate::engine::TokenId;
+
+/// A tokenizer that cannot be loaded, or text it cannot encode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenizerError {
+    /// A tokenizer file that is missing, unreadable or wrong.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A vocabulary (of a GGUF file, or parsed from JSON) that makes no tokenizer.
+    #[error("{0}")]
+    Vocabulary(String),
+    /// Encoding failed.
+    #[error("the text cannot be encoded: {0}")]
+    Encode(String),
+    /// The text spells a special token that cannot be told apart from the token.
+    #[error("the text cannot be encoded as plain text: {0}")]
+    Ambiguous(String),
+}
+
+/// Text made by a template, in which spellings of special tokens that came from outside are broken
+/// by a marker character.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    text: String,
+    marker: Option<char>,
+}
+
+impl Rendered {
+    /// `text` in which `marker`, where present, stands for nothing.
+    pub fn new(text: String, marker: Option<char>) -> Self {
+        Self { text, marker }
+    }
+
+    /// The text without markers.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self.marker {
+            Some(marker) if self.text.contains(marker) => Cow::Owned(self.text.replace(marker, "")),
+            _ => Cow::Borrowed(&self.text),
+        }
+    }
+}
+
+/// A vocabulary with its rules: text to ids, ids to bytes. Immutable, shared by all threads.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    table: TokenTable,
+    specials: AhoCorasick,
+    bos: Option<TokenId>,
+    eos: Option<TokenId>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .field("bos", &self.bos)
+            .field("eos", &self.eos)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a Hugging Face directory, and the names of its special tokens from
+    /// `tokenizer_config.json` or `special_tokens_map.json`.
+    pub fn from_dir(dir: &Path) -> Result<Arc<Self>, TokenizerError> {
+        let inner = hf_files::tokenizer(dir)?;
+        let names = hf_files::special_names(dir)?;
+        let id = |name: Option<String>| name.and_then(|n| inner.token_to_id(&n));
+        let (bos, eos) = (id(names.bos), id(names.eos));
+        Self::new(inner, bos, eos)
+            .map(Arc::new)
+            .map_err(|reason| TokenizerError::File { path: hf_files::tokenizer_path(dir), reason })
+    }
+
+    /// Builds the tokenizer a GGUF file describes in its metadata.
+    pub fn from_gguf(vocab: &GgufVocab) -> Result<Arc<Self>, TokenizerError> {
+        let inner = gguf_vocab::build(vocab).map_err(TokenizerError::Vocabulary)?;
+        let inside = |id: Option<u32>| id.filter(|&id| (id as usize) < vocab.tokens.len());
+        Self::new(inner, inside(vocab.bos), inside(vocab.eos)).map(Arc::new).map_err(TokenizerError::Vocabulary)
+    }
+
+    fn new(mut inner: tokenizers::Tokenizer, bos: Option<TokenId>, eos: Option<TokenId>) -> Result<Self, String> {
+        // What a file says of truncation and padding is for training batches.
+        inner.with_truncation(None).map_err(|e| e.to_string())?;
+        inner.with_padding(None);
+        let table = TokenTable::new(&inner)?;
+        let spellings: Vec<&str> = table.specials().collect();
+        let specials = AhoCorasick::new(&spellings).map_err(|e| format!("too many special tokens: {e}"))?;
+        Ok(Self { inner, table, specials, bos, eos })
+    }
+
+    /// Token ids of `text`, as Hugging Face's `encode`: a spelling of a special token is the token.
+    /// `add_special` adds what the post-processor adds (beginning of sequence, where the model wants
+    /// one).
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, add_special).map_err(encode_error)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of `text` in which no special token is recognised.
+    pub fn encode_plain(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, TokenizerError> {
+        let marker = self.marker_for(std::iter::once(text))?;
+        let rendered = Rendered::new(self.mark(text, marker)?.into_owned(), Some(marker));
+        self.encode_marked(&rendered, add_special)
+    }
+
+    /// Token ids of a rendered template. Nothing is added: the template says where a sequence begins.
+    pub fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<TokenId>, TokenizerError> {
+        self.encode_marked(rendered, false)
+    }
+
+    /// The steps of Hugging Face's `encode`, with the markers taken out between finding the special
+    /// tokens and everything that looks at the text.
+    fn encode_marked(&self, rendered: &Rendered, add_special: bool) -> Result<Vec<TokenId>, TokenizerError> {
+        let Some(marker) = rendered.marker.filter(|&m| rendered.text.contains(m)) else {
+            return self.encode(&rendered.text, add_special);
+        };
+        let vocabulary = self.inner.get_added_vocabulary();
+        let mut pieces = vocabulary.extract_and_normalize(self.inner.get_normalizer(), &rendered.text);
+        pieces
+            .normalize(|piece| {
+                piece.filter(|c| c != marker);
+                Ok(())
+            })
+            .map_err(encode_error)?;
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces).map_err(encode_error)?;
+        }
+        let model = self.inner.get_model();
+        pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(encode_error)?;
+        let mut encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(encode_error)?;
+        if let Some(post_processor) = self.inner.get_post_processor() {
+            encoding = post_processor.process(encoding, None, add_special).map_err(encode_error)?;
+        }
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Whether `text` spells a special token anywhere.
+    pub fn spells_special(&self, text: &str) -> bool {
+        self.specials.is_match(text)
+    }
+
+    /// A character that occurs in none of `texts`: a Unicode noncharacter, which no text should have.
+    pub fn marker_for<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Result<char, TokenizerError> {
+        let mut used = 0u32;
+        for text in texts {
+            for c in text.chars().filter(|c| NONCHARACTERS.contains(c)) {
+                used |= 1 << (c as u32 - FIRST_NONCHARACTER as u32);
+            }
+        }
+        NONCHARACTERS
+            .clone()
+            .nth(used.trailing_ones() as usize)
+            .ok_or_else(|| TokenizerError::Ambiguous("it has every noncharacter from U+FDD0 to U+FDEF".into()))
+    }
+
+    /// `text` with `marker` after the first character of each spelling of a special token.
+    pub fn mark<'a>(&self, text: &'a str, marker: char) -> Result<Cow<'a, str>, TokenizerError> {
+        // The automaton reports matches by where they end; a later one may start earlier.
+        let mut starts: Vec<usize> = Vec::new();
+        for found in self.specials.find_overlapping_iter(text) {
+            let first = text[found.start()..].chars().next().map_or(0, char::len_utf8);
+            if found.len() == first {
+                let spelling = &text[found.range()];
+                return Err(TokenizerError::Ambiguous(format!("it has the one-character special token {spelling:?}")));
+            }
+            starts.push(found.start() + first);
+        }
+        if starts.is_empty() {
+            return Ok(Cow::Borrowed(text));
+        }
+        starts.sort_unstable();
+        starts.dedup();
+        let mut marked = String::with_capacity(text.len() + starts.len() * marker.len_utf8());
+        let mut done = 0;
+        for at in starts {
+            marked.push_str(&text[done..at]);
+            marked.push(marker);
+            done = at;
+        }
+        marked.push_str(&text[done..]);
+        Ok(Cow::Owned(marked))
+    }
+
+    /// The bytes token `id` adds to the text; empty for special tokens and ids outside the
+    /// vocabulary (models may have more rows than the tokenizer has tokens).
+    pub fn token_bytes(&self, id: TokenId) -> &[u8] {
+        self.table.bytes(id)
+    }
+
+    /// How the vocabulary spells token `id` (byte-level or SentencePiece alphabet), special tokens
+    /// included.
+    pub fn token_str(&self, id: TokenId) -> Option<&str> {
+        self.table.spelling(id)
+    }
+
+    /// The id of a token by its spelling in the vocabulary.
+    pub fn token_id(&self, spelling: &str) -> Option<TokenId> {
+        self.inner.token_to_id(spelling)
+    }
+
+    /// Number of ids: one more than the largest.
+    pub fn vocab_size(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether `id` is a special token: one that stands for no text.
+    pub fn is_special(&self, id: TokenId) -> bool {
+        self.table.is_special(id)
+    }
+
+    /// Beginning of sequence, if the model has one.
+    pub fn bos_id(&self) -> Option<TokenId> {
+        self.bos
+    }
+
+    /// End of sequence, if the model has one.
+    pub fn eos_id(&self) -> Option<TokenId> {
+        self.eos
+    }
+
+    /// Whether the first text token of a sequence carries a space that is not part of the text
+    /// (SentencePiece's dummy prefix).
+    pub fn strips_leading_space(&self) -> bool {
+        self.table.strips_leading_space()
+    }
+
+    /// The text of `ids`; special tokens left out if `skip_special`. Invalid UTF-8 becomes U+FFFD.
+    pub fn decode(self: &Arc<Self>, ids: &[TokenId], skip_special: bool) -> String {
+        let mut detokenizer = super::Detokenizer::new(Arc::clone(self), skip_special);
+        let mut text: String = ids.iter().map(|&id| detokenizer.push(id)).collect();
+        text.push_str(&detokenizer.finish());
+        text
+    }
+}
+
+const FIRST_NONCHARACTER: char = '\u{FDD0}';
+const NONCHARACTERS: std::ops::RangeInclusive<char> = FIRST_NONCHARACTER..='\u{FDEF}';
+
+fn encode_error(e: tokenizers::Error) -> TokenizerError {
+    TokenizerError::Encode(e.to_string())
+}
