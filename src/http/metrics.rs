@@ -55,12 +55,15 @@ impl HttpMetrics {
     }
 }
 
+/// Reads a number of the engine.
+type Read<T> = fn(&EngineStats) -> T;
+
 /// Metrics of a model's engine.
 pub struct EngineMetrics {
     registry: Registry,
-    gauges: Vec<(Gauge, fn(&EngineStats) -> f64)>,
+    gauges: Vec<(Gauge, Read<f64>)>,
     /// Counters that the engine keeps; brought up to date at each scrape.
-    counters: Mutex<Vec<(IntCounter, fn(&EngineStats) -> u64)>>,
+    counters: Mutex<Vec<(IntCounter, Read<u64>)>>,
     success: IntCounterVec,
     cancelled: IntCounterVec,
     ttft: Histogram,
@@ -86,10 +89,9 @@ impl EngineMetrics {
         let own = |name: &str, help: &str| {
             Opts::new(format!("lima:{name}"), help).const_label("model_name", model).const_label("engine", "0")
         };
-        let gauge = |opts: Opts, read: fn(&EngineStats) -> f64| {
-            (register(&registry, Gauge::with_opts(opts).expect("a valid metric")), read)
-        };
-        let counter = |opts: Opts, read: fn(&EngineStats) -> u64| {
+        let gauge =
+            |opts: Opts, read: Read<f64>| (register(&registry, Gauge::with_opts(opts).expect("a valid metric")), read);
+        let counter = |opts: Opts, read: Read<u64>| {
             (register(&registry, IntCounter::with_opts(opts).expect("a valid metric")), read)
         };
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
@@ -105,7 +107,7 @@ impl EngineMetrics {
         ];
         let blocks = GaugeVec::new(own("kv_blocks", "KV blocks by state."), &["state"]).expect("a valid metric");
         register(&registry, blocks.clone());
-        let states: [(&str, fn(&EngineStats) -> f64); 3] = [
+        let states: [(&str, Read<f64>); 3] = [
             ("in_use", |s| s.blocks_in_use.load(Relaxed) as f64),
             ("cached", |s| s.blocks_cached.load(Relaxed) as f64),
             ("free", |s| s.blocks_free.load(Relaxed).saturating_sub(s.blocks_cached.load(Relaxed)) as f64),
