@@ -61,15 +61,19 @@ impl Core {
         &self.input
     }
 
-    /// Starts a step if it can; collects one if enough are in flight or none could be started.
+    /// One round of [`schedule`](Self::schedule), [`launch`](Self::launch), [`collect`](Self::collect).
     /// Returns false when nothing happened: no sequence is left and nothing is in flight.
     pub fn advance(&mut self, events: &mut Vec<SeqEvent>) -> bool {
-        let launched = self.tickets.len() < self.depth && self.launch(events);
-        let collect = self.tickets.len() >= self.depth || !launched && !self.tickets.is_empty();
-        if collect {
-            self.collect(events);
+        let scheduled = self.schedule(events);
+        if scheduled {
+            self.launch(events);
         }
-        launched || collect
+        self.collect(scheduled, events) || scheduled
+    }
+
+    /// Chooses the next step, if one may be started; [`launch`](Self::launch) must follow.
+    pub fn schedule(&mut self, events: &mut Vec<SeqEvent>) -> bool {
+        self.tickets.len() < self.depth && self.scheduler.schedule(&mut self.input, events)
     }
 
     /// Copies gauges and counters to the stats.
@@ -77,10 +81,8 @@ impl Core {
         self.stats.publish(&self.scheduler);
     }
 
-    fn launch(&mut self, events: &mut Vec<SeqEvent>) -> bool {
-        if !self.scheduler.schedule(&mut self.input, events) {
-            return false;
-        }
+    /// Starts the step just scheduled.
+    pub fn launch(&mut self, events: &mut Vec<SeqEvent>) {
         let started = Instant::now();
         self.stats.forwards.fetch_add(1, Relaxed);
         let (executor, scheduler, input) = (&mut self.executor, &self.scheduler, &self.input);
@@ -95,11 +97,15 @@ impl Core {
                 self.scheduler.fail_newest(&error.0, events);
             }
         }
-        true
     }
 
-    fn collect(&mut self, events: &mut Vec<SeqEvent>) {
-        let Some((ticket, started)) = self.tickets.pop_front() else { return };
+    /// Waits for the oldest step if enough are in flight, or none was `scheduled` this round. Returns
+    /// whether it did.
+    pub fn collect(&mut self, scheduled: bool, events: &mut Vec<SeqEvent>) -> bool {
+        if scheduled && self.tickets.len() < self.depth {
+            return false;
+        }
+        let Some((ticket, started)) = self.tickets.pop_front() else { return false };
         let executor = &mut self.executor;
         match guard(|| executor.collect(ticket)) {
             Ok(output) => self.scheduler.update(output, events),
@@ -113,6 +119,7 @@ impl Core {
         let since = self.last_collected.map_or(started, |last| last.max(started));
         self.last_collected = Some(now);
         self.stats.step_completed(now - since);
+        true
     }
 }
 

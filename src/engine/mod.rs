@@ -5,6 +5,7 @@ pub mod block_pool;
 pub mod core;
 pub mod event;
 pub mod executor;
+pub mod fake;
 
 pub mod handle;
 pub mod scheduler;

@@ -90,7 +90,7 @@ impl EngineStats {
             step_time_sum_us: AtomicU64::new(0),
             started: Instant::now(),
             last_progress_ms: AtomicU64::new(0),
-            idle: AtomicBool::new(true),
+            idle: AtomicBool::new(false),
         }
     }
 

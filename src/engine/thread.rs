@@ -68,10 +68,17 @@ impl Engine {
     /// while there is nothing to do.
     pub fn run(mut self) {
         while self.take_commands() {
-            self.core.advance(&mut self.events);
+            let scheduled = self.core.schedule(&mut self.events);
+            if scheduled {
+                // Who was admitted leaves the queue now, not when a long step ends.
+                self.deliver();
+                self.core.launch(&mut self.events);
+            }
+            self.core.collect(scheduled, &mut self.events);
             self.deliver();
-            self.core.publish();
         }
+        self.core.publish();
+        self.shared.stats.set_idle(true);
     }
 
     /// Handles all commands there are; waits for one if there is nothing else to do. Returns false
@@ -139,8 +146,9 @@ impl Engine {
         }
     }
 
-    /// Sends the step's events to their readers; never waits.
+    /// Publishes the numbers and sends events to their readers; never waits.
     fn deliver(&mut self) {
+        self.core.publish();
         for SeqEvent { slot, event, .. } in self.events.drain(..) {
             let Some(client) = &mut self.clients[slot] else { continue };
             if matches!(event, Event::Scheduled { .. })

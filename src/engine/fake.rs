@@ -1,0 +1,379 @@
+//! An executor without a model, for tests and benches of everything above it.
+//!
+//! It keeps real tokens in a simulated paged pool and derives each next token from all the tokens
+//! the row's block table leads to. A wrong table, a block used twice or a wrong position therefore
+//! changes the output, and [`oracle`] says what it should have been.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use smallvec::smallvec;
+
+use super::executor::{
+    Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, StepInput, StepOutput, Ticket, TokenSource,
+    Want,
+};
+use super::types::{AdapterSlot, BLOCK_SIZE, FinishReason, Request, SamplingParams, TokenId};
+
+/// The output token at an index of a prompt; `None` leaves it to the hash.
+pub type Script = Box<dyn Fn(&[TokenId], usize) -> Option<TokenId> + Send>;
+
+/// How a step should fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `forward` answers an error.
+    Forward,
+    /// `forward` panics.
+    Panic,
+    /// `sample` answers an error.
+    Sample,
+    /// `collect` answers an error.
+    Collect,
+    /// This row fails (modulo the number of rows).
+    Row(usize),
+}
+
+/// What a [`FakeExecutor`] has done, and levers to disturb it. Cheap to clone; works from any thread.
+#[derive(Clone, Default)]
+pub struct FakeControl(Arc<Control>);
+
+#[derive(Default)]
+struct Control {
+    forwards: AtomicU64,
+    rows: AtomicU64,
+    tokens: AtomicU64,
+    max_rows: AtomicU64,
+    faults: Mutex<HashMap<u64, Fault>>,
+    gate: Mutex<Gate>,
+    opened: Condvar,
+}
+
+#[derive(Default)]
+struct Gate {
+    /// Forward passes that may start; `None` is any number.
+    permits: Option<u64>,
+    delay: Duration,
+}
+
+impl FakeControl {
+    /// Forward passes started.
+    pub fn forwards(&self) -> u64 {
+        self.0.forwards.load(Relaxed)
+    }
+
+    /// Rows of all of them.
+    pub fn rows(&self) -> u64 {
+        self.0.rows.load(Relaxed)
+    }
+
+    /// Token positions computed.
+    pub fn tokens(&self) -> u64 {
+        self.0.tokens.load(Relaxed)
+    }
+
+    /// Rows of the largest step.
+    pub fn max_rows(&self) -> u64 {
+        self.0.max_rows.load(Relaxed)
+    }
+
+    /// Makes the step with this number fail.
+    pub fn inject(&self, step: u64, fault: Fault) {
+        lock(&self.0.faults).insert(step, fault);
+    }
+
+    /// Makes each forward pass take at least this long.
+    pub fn set_delay(&self, delay: Duration) {
+        lock(&self.0.gate).delay = delay;
+    }
+
+    /// Holds forward passes back until [`open`](Self::open) or [`permit`](Self::permit).
+    pub fn hold(&self) {
+        lock(&self.0.gate).permits = Some(0);
+    }
+
+    /// Lets this many more forward passes start.
+    pub fn permit(&self, more: u64) {
+        let mut gate = lock(&self.0.gate);
+        gate.permits = Some(gate.permits.unwrap_or(0) + more);
+        self.0.opened.notify_all();
+    }
+
+    /// Lets all forward passes go.
+    pub fn open(&self) {
+        lock(&self.0.gate).permits = None;
+        self.0.opened.notify_all();
+    }
+
+    fn pass_gate(&self) {
+        let mut gate = lock(&self.0.gate);
+        while gate.permits == Some(0) {
+            gate = self.0.opened.wait(gate).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(permits) = &mut gate.permits {
+            *permits -= 1;
+        }
+        let delay = gate.delay;
+        drop(gate);
+        if !delay.is_zero() {
+            std::thread::sleep(delay);
+        }
+    }
+
+    fn count(&self, step: &StepInput) {
+        self.0.forwards.fetch_add(1, Relaxed);
+        self.0.rows.fetch_add(step.rows.len() as u64, Relaxed);
+        self.0.tokens.fetch_add(step.num_tokens() as u64, Relaxed);
+        self.0.max_rows.fetch_max(step.rows.len() as u64, Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A deterministic executor of depth 1 or 2. Its pool grows as block ids demand.
+pub struct FakeExecutor {
+    depth: usize,
+    vocab_size: u32,
+    script: Option<Script>,
+    control: FakeControl,
+    /// Token at each position of each block.
+    pool: Vec<Option<TokenId>>,
+    /// Of the step being made: what each row attends to, if it samples, and the fault it will have.
+    contexts: Vec<Vec<TokenId>>,
+    adapters: Vec<Option<AdapterSlot>>,
+    fault: Option<Fault>,
+    num_rows: usize,
+    /// Tokens sampled by the rows of the step before.
+    previous: Vec<Option<TokenId>>,
+    in_flight: VecDeque<(Ticket, Result<StepOutput, ExecutorError>)>,
+    next_ticket: u64,
+}
+
+impl FakeExecutor {
+    /// `depth` steps in flight, tokens `0..vocab_size`.
+    pub fn new(depth: usize, vocab_size: u32) -> Self {
+        Self {
+            depth,
+            vocab_size: vocab_size.max(1),
+            script: None,
+            control: FakeControl::default(),
+            pool: Vec::new(),
+            contexts: Vec::new(),
+            adapters: Vec::new(),
+            fault: None,
+            num_rows: 0,
+            previous: Vec::new(),
+            in_flight: VecDeque::new(),
+            next_ticket: 0,
+        }
+    }
+
+    /// Every sequence generates these tokens first.
+    pub fn with_script(self, tokens: Vec<TokenId>) -> Self {
+        self.with_script_fn(Box::new(move |_, index| tokens.get(index).copied()))
+    }
+
+    /// Output tokens by prompt and index.
+    pub fn with_script_fn(mut self, script: Script) -> Self {
+        self.script = Some(script);
+        self
+    }
+
+    /// Its counts and levers.
+    pub fn control(&self) -> FakeControl {
+        self.control.clone()
+    }
+
+    /// Writes a row's tokens into the pool.
+    fn write(&mut self, step: &StepInput, row: &Row) -> Result<(), ExecutorError> {
+        let table = step.block_table(row);
+        if table.len() != (row.start + row.len).div_ceil(BLOCK_SIZE) {
+            return Err(ExecutorError(format!("{:?}: {} blocks for {} positions", row.seq, table.len(), row.start)));
+        }
+        for offset in 0..row.len {
+            // The row before may have failed: then this one has no token, and fails as well.
+            let token = match &row.tokens {
+                TokenSource::Host(range) => step.tokens[range.clone()].get(offset).copied(),
+                TokenSource::PreviousStep { row } => self.previous.get(*row).copied().flatten(),
+            };
+            let slot = slot_of(table, row.start + offset);
+            if slot >= self.pool.len() {
+                self.pool.resize(slot + 1, None);
+            }
+            self.pool[slot] = token;
+        }
+        Ok(())
+    }
+
+    /// A step that fails may leave anything in the blocks it was to write.
+    fn spoil(&mut self, step: &StepInput) {
+        for row in &step.rows {
+            for position in row.start..row.start + row.len {
+                let slot = slot_of(step.block_table(row), position);
+                if slot < self.pool.len() {
+                    self.pool[slot] = None;
+                }
+            }
+        }
+    }
+
+    fn sample_row(&self, row: &SampleRow<'_>) -> Result<Sampled, String> {
+        let context = &self.contexts[row.row];
+        let known = context.len().min(row.history.len());
+        if context[..known] != row.history[..known] || row.position != context.len() {
+            return Err(format!("{:?}: the cache does not hold its history", row.seq));
+        }
+        let scripted = self.script.as_ref().and_then(|script| {
+            script(&row.history[..row.num_prompt], row.position - row.num_prompt).map(|t| t % self.vocab_size)
+        });
+        let drawn = || next_token(context, row.params, self.adapters[row.row], self.vocab_size);
+        let token = masked(scripted.unwrap_or_else(drawn), row.mask, self.vocab_size);
+        let (logprob, top) = match row.params.logprobs {
+            None => (0.0, Vec::new()),
+            Some(count) => {
+                let count = count.min(self.vocab_size);
+                (-0.5, (0..count).map(|i| ((token + i) % self.vocab_size, -0.5 - i as f32)).collect())
+            }
+        };
+        Ok(Sampled { token, logprob, top })
+    }
+}
+
+fn slot_of(table: &[super::types::BlockId], position: usize) -> usize {
+    table[position / BLOCK_SIZE].0 as usize * BLOCK_SIZE + position % BLOCK_SIZE
+}
+
+impl Executor for FakeExecutor {
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
+    fn forward(&mut self, step: &StepInput) -> Result<(), ExecutorError> {
+        self.control.pass_gate();
+        self.control.count(step);
+        if self.in_flight.len() >= self.depth {
+            return Err(ExecutorError(format!("more than {} steps in flight", self.depth)));
+        }
+        self.fault = lock(&self.control.0.faults).remove(&step.step);
+        self.num_rows = step.rows.len();
+        for row in &step.rows {
+            self.write(step, row)?;
+        }
+        self.contexts.resize_with(step.rows.len(), Vec::new);
+        self.adapters.clear();
+        for (row, context) in step.rows.iter().zip(&mut self.contexts) {
+            self.adapters.push(row.adapter);
+            context.clear();
+            if matches!(row.want, Want::Sample { .. }) {
+                let table = step.block_table(row);
+                let read = |position| self.pool[slot_of(table, position)];
+                context.extend((0..row.start + row.len).map_while(read));
+            }
+        }
+        match self.fault {
+            Some(Fault::Forward) => {
+                self.spoil(step);
+                Err(ExecutorError("injected into forward".into()))
+            }
+            Some(Fault::Panic) => {
+                self.spoil(step);
+                panic!("injected into forward")
+            }
+            Some(Fault::Sample | Fault::Collect) => {
+                self.spoil(step);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn sample(&mut self, request: &SampleInput<'_>) -> Result<Ticket, ExecutorError> {
+        if self.fault == Some(Fault::Sample) {
+            return Err(ExecutorError("injected into sample".into()));
+        }
+        let mut output = StepOutput { rows: vec![RowOut::None; self.num_rows] };
+        self.previous.clear();
+        self.previous.resize(self.num_rows, None);
+        for row in &request.rows {
+            output.rows[row.row] = match self.sample_row(row) {
+                Ok(sampled) => {
+                    self.previous[row.row] = Some(sampled.token);
+                    RowOut::Tokens(smallvec![sampled])
+                }
+                Err(message) => RowOut::Failed(message),
+            };
+        }
+        let result = match self.fault {
+            Some(Fault::Collect) => Err(ExecutorError("injected into collect".into())),
+            Some(Fault::Row(row)) => {
+                let row = row % self.num_rows.max(1);
+                output.rows[row] = RowOut::Failed("injected into a row".into());
+                Ok(output)
+            }
+            _ => Ok(output),
+        };
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.in_flight.push_back((ticket, result));
+        Ok(ticket)
+    }
+
+    fn collect(&mut self, ticket: Ticket) -> Result<StepOutput, ExecutorError> {
+        match self.in_flight.pop_front() {
+            Some((oldest, result)) if oldest == ticket => result,
+            _ => Err(ExecutorError(format!("{ticket:?} is not the oldest in flight"))),
+        }
+    }
+}
+
+/// A stirring of `value` into `hash` (splitmix64).
+fn mix(hash: u64, value: u64) -> u64 {
+    let mut z = (hash ^ value).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The fake model: the token after `context`. The seed and choice matter unless it is greedy.
+pub fn next_token(
+    context: &[TokenId],
+    params: &SamplingParams,
+    adapter: Option<AdapterSlot>,
+    vocab_size: u32,
+) -> TokenId {
+    let mut hash = adapter.map_or(0, |slot| u64::from(slot.0) + 1);
+    if params.temperature > 0.0 {
+        hash = mix(mix(hash, params.seed), u64::from(params.choice) + 1);
+    }
+    let hash = context.iter().fold(hash, |hash, &token| mix(hash, u64::from(token)));
+    (hash % u64::from(vocab_size)) as TokenId
+}
+
+/// The first allowed token from `token` on.
+fn masked(token: TokenId, mask: Option<&[u32]>, vocab_size: u32) -> TokenId {
+    let Some(mask) = mask else { return token };
+    let allowed = |t: &TokenId| mask.get(*t as usize / 32).is_some_and(|word| word >> (t % 32) & 1 == 1);
+    (token..vocab_size).chain(0..token).find(allowed).unwrap_or(token)
+}
+
+/// What a request must generate with the fake model, computed without an engine. `max_len` limits
+/// prompt and output together.
+pub fn oracle(request: &Request, max_len: usize, vocab_size: u32) -> (Vec<TokenId>, FinishReason) {
+    let params = &request.params;
+    let mut tokens = request.prompt.to_vec();
+    let num_prompt = tokens.len();
+    loop {
+        let token = next_token(&tokens, params, request.adapter, vocab_size);
+        tokens.push(token);
+        let output = tokens.len() - num_prompt;
+        if params.stop_token_ids.contains(&token) && output > params.min_tokens as usize {
+            return (tokens.split_off(num_prompt), FinishReason::Stop);
+        }
+        if output >= params.max_tokens as usize || tokens.len() >= max_len {
+            return (tokens.split_off(num_prompt), FinishReason::Length);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Snapshots of what the scheduler does, step by step.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use lima::engine::fake::FakeExecutor;
+use lima::engine::{Core, Event, Request, SamplingParams, SchedulerConfig, SeqEvent, SeqId, TokenId, TokenSource};
+
+const CONFIG: SchedulerConfig = SchedulerConfig {
+    max_num_seqs: 4,
+    max_num_batched_tokens: 64,
+    max_model_len: 1024,
+    num_blocks: 16,
+    enable_prefix_caching: true,
+};
+
+fn request(prompt: impl Iterator<Item = TokenId>, max_tokens: u32) -> Request {
+    let params = SamplingParams { max_tokens, stop_token_ids: vec![7], ..Default::default() };
+    Request { prompt: prompt.collect(), params: Arc::new(params), priority: 0, cache_salt: None, adapter: None }
+}
+
+/// A core whose sequences all generate `script`, and what it did.
+struct Trace {
+    core: Core,
+    next_id: u64,
+    text: String,
+}
+
+impl Trace {
+    fn new(config: SchedulerConfig, depth: usize, script: Vec<TokenId>) -> Self {
+        let executor = FakeExecutor::new(depth, 1000).with_script(script);
+        Self { core: Core::new(config, Box::new(executor)), next_id: 0, text: String::new() }
+    }
+
+    fn add(&mut self, request: Request) {
+        self.core.scheduler_mut().add(SeqId(self.next_id), request).unwrap();
+        self.next_id += 1;
+    }
+
+    fn run(&mut self) {
+        while self.advance() {}
+    }
+
+    fn advance(&mut self) -> bool {
+        let (mut events, forwards) = (Vec::new(), self.core.stats().forwards.load(Relaxed));
+        let progress = self.core.advance(&mut events);
+        let out = &mut self.text;
+        if self.core.stats().forwards.load(Relaxed) > forwards {
+            let input = self.core.last_input();
+            write!(out, "step {}:", input.step).unwrap();
+            for row in &input.rows {
+                let source = match row.tokens {
+                    TokenSource::Host(_) => String::new(),
+                    TokenSource::PreviousStep { row } => format!(" from row {row}"),
+                };
+                write!(out, " [{:?} {}..{}{source} {:?}]", row.seq, row.start, row.start + row.len, row.want).unwrap();
+            }
+            if !input.released.is_empty() {
+                write!(out, " released {:?}", input.released).unwrap();
+            }
+        } else {
+            out.push_str("no step");
+        }
+        out.push('\n');
+        for SeqEvent { seq, event, .. } in events {
+            match event {
+                Event::Token(sampled) => writeln!(out, "  {seq:?} -> {}", sampled.token).unwrap(),
+                event => writeln!(out, "  {seq:?} {event:?}").unwrap(),
+            }
+        }
+        writeln!(out, "  {:?}", self.core.scheduler()).unwrap();
+        progress
+    }
+}
+
+#[test]
+fn chunked_prefill_yields_to_decoding() {
+    let mut trace = Trace::new(CONFIG, 1, (100..).take(9).collect());
+    trace.add(request(0..20, 6));
+    trace.advance();
+    trace.add(request(0..150, 2));
+    trace.run();
+    insta::assert_snapshot!(trace.text, @r"
+    step 0: [s0 0..20 Sample { last: 1 }]
+      s0 Scheduled { cached_tokens: 0 }
+      s0 -> 100
+      next step 1, in flight 0, blocks: 1 in use, 15 free, 0 cached
+      running s0: prompt 20 + output 1 + in flight 0, computed 20, registered 0, blocks [b0]
+    step 1: [s0 20..21 Sample { last: 1 }] [s1 0..63 None]
+      s1 Scheduled { cached_tokens: 0 }
+      s0 -> 101
+      next step 2, in flight 0, blocks: 6 in use, 10 free, 0 cached
+      running s0: prompt 20 + output 2 + in flight 0, computed 21, registered 0, blocks [b0]
+      running s1: prompt 150 + output 0 + in flight 0, computed 63, registered 1, blocks [b1, b2, b3, b4, b5]
+    step 2: [s0 21..22 Sample { last: 1 }] [s1 63..126 None]
+      s0 -> 102
+      next step 3, in flight 0, blocks: 6 in use, 10 free, 0 cached
+      running s0: prompt 20 + output 3 + in flight 0, computed 22, registered 0, blocks [b0]
+      running s1: prompt 150 + output 0 + in flight 0, computed 126, registered 3, blocks [b1, b2, b3, b4, b5]
+    step 3: [s0 22..23 Sample { last: 1 }] [s1 126..150 Sample { last: 1 }]
+      s0 -> 103
+      s1 -> 100
+      next step 4, in flight 0, blocks: 6 in use, 10 free, 0 cached
+      running s0: prompt 20 + output 4 + in flight 0, computed 23, registered 0, blocks [b0]
+      running s1: prompt 150 + output 1 + in flight 0, computed 150, registered 4, blocks [b1, b2, b3, b4, b5]
+    step 4: [s0 23..24 Sample { last: 1 }] [s1 150..151 Sample { last: 1 }]
+      s0 -> 104
+      s1 -> 101
+      s1 Finished(Length)
+      next step 5, in flight 0, blocks: 1 in use, 15 free, 4 cached
+      running s0: prompt 20 + output 5 + in flight 0, computed 24, registered 0, blocks [b0]
+    step 5: [s0 24..25 Sample { last: 1 }] released [s1]
+      s0 -> 105
+      s0 Finished(Length)
+      next step 6, in flight 0, blocks: 0 in use, 16 free, 4 cached
+    no step
+      next step 6, in flight 0, blocks: 0 in use, 16 free, 4 cached
+    ");
+}
+
+#[test]
+fn a_prefix_is_computed_once() {
+    let mut trace = Trace::new(SchedulerConfig { max_num_batched_tokens: 128, ..CONFIG }, 1, vec![100, 101]);
+    trace.add(request(0..70, 2));
+    trace.run();
+    // 64 tokens in common; then the same prompt of whole blocks twice: its last token is computed.
+    trace.add(request((0..64).chain(500..510), 1));
+    trace.run();
+    trace.add(request(0..64, 1));
+    trace.run();
+    insta::assert_snapshot!(trace.text, @r"
+    step 0: [s0 0..70 Sample { last: 1 }]
+      s0 Scheduled { cached_tokens: 0 }
+      s0 -> 100
+      next step 1, in flight 0, blocks: 3 in use, 13 free, 0 cached
+      running s0: prompt 70 + output 1 + in flight 0, computed 70, registered 2, blocks [b0, b1, b2]
+    step 1: [s0 70..71 Sample { last: 1 }]
+      s0 -> 101
+      s0 Finished(Length)
+      next step 2, in flight 0, blocks: 0 in use, 16 free, 2 cached
+    no step
+      next step 2, in flight 0, blocks: 0 in use, 16 free, 2 cached
+    step 2: [s1 64..74 Sample { last: 1 }] released [s0]
+      s1 Scheduled { cached_tokens: 64 }
+      s1 -> 100
+      s1 Finished(Length)
+      next step 3, in flight 0, blocks: 0 in use, 16 free, 2 cached
+    no step
+      next step 3, in flight 0, blocks: 0 in use, 16 free, 2 cached
+    step 3: [s2 32..64 Sample { last: 1 }] released [s1]
+      s2 Scheduled { cached_tokens: 32 }
+      s2 -> 100
+      s2 Finished(Length)
+      next step 4, in flight 0, blocks: 0 in use, 16 free, 2 cached
+    no step
+      next step 4, in flight 0, blocks: 0 in use, 16 free, 2 cached
+    ");
+}
+
+#[test]
+fn the_last_in_order_is_preempted_and_recomputed() {
+    let config = SchedulerConfig { num_blocks: 3, enable_prefix_caching: false, ..CONFIG };
+    let mut trace = Trace::new(config, 1, (100..).take(9).collect());
+    trace.add(request(0..30, 5));
+    trace.add(request(200..230, 4));
+    trace.run();
+    insta::assert_snapshot!(trace.text, @r"
+    step 0: [s0 0..30 Sample { last: 1 }] [s1 0..30 Sample { last: 1 }]
+      s0 Scheduled { cached_tokens: 0 }
+      s1 Scheduled { cached_tokens: 0 }
+      s0 -> 100
+      s1 -> 100
+      next step 1, in flight 0, blocks: 2 in use, 1 free, 0 cached
+      running s0: prompt 30 + output 1 + in flight 0, computed 30, registered 0, blocks [b0]
+      running s1: prompt 30 + output 1 + in flight 0, computed 30, registered 0, blocks [b1]
+    step 1: [s0 30..31 Sample { last: 1 }] [s1 30..31 Sample { last: 1 }]
+      s0 -> 101
+      s1 -> 101
+      next step 2, in flight 0, blocks: 2 in use, 1 free, 0 cached
+      running s0: prompt 30 + output 2 + in flight 0, computed 31, registered 0, blocks [b0]
+      running s1: prompt 30 + output 2 + in flight 0, computed 31, registered 0, blocks [b1]
+    step 2: [s0 31..32 Sample { last: 1 }] [s1 31..32 Sample { last: 1 }]
+      s0 -> 102
+      s1 -> 102
+      next step 3, in flight 0, blocks: 2 in use, 1 free, 0 cached
+      running s0: prompt 30 + output 3 + in flight 0, computed 32, registered 0, blocks [b0]
+      running s1: prompt 30 + output 3 + in flight 0, computed 32, registered 0, blocks [b1]
+    step 3: [s0 32..33 Sample { last: 1 }] released [s1]
+      s0 -> 103
+      next step 4, in flight 0, blocks: 2 in use, 1 free, 0 cached
+      running s0: prompt 30 + output 4 + in flight 0, computed 33, registered 0, blocks [b0, b2]
+      waiting s1: prompt 30 + output 3 + in flight 0, computed 0, registered 0, blocks []
+    step 4: [s0 33..34 Sample { last: 1 }]
+      s0 -> 104
+      s0 Finished(Length)
+      next step 5, in flight 0, blocks: 0 in use, 3 free, 0 cached
+      waiting s1: prompt 30 + output 3 + in flight 0, computed 0, registered 0, blocks []
+    step 5: [s1 0..33 Sample { last: 1 }] released [s0]
+      s1 -> 103
+      s1 Finished(Length)
+      next step 6, in flight 0, blocks: 0 in use, 3 free, 0 cached
+    no step
+      next step 6, in flight 0, blocks: 0 in use, 3 free, 0 cached
+    ");
+}
+
+#[test]
+fn what_overruns_a_stop_token_is_discarded() {
+    let mut trace = Trace::new(CONFIG, 2, vec![100, 7, 101, 102]);
+    trace.add(request(0..5, 10));
+    trace.add(request(0..6, 1));
+    trace.run();
+    assert_eq!(trace.core.scheduler().counters().discarded_rows, 1);
+    insta::assert_snapshot!(trace.text, @r"
+    step 0: [s0 0..5 Sample { last: 1 }] [s1 0..6 Sample { last: 1 }]
+      s0 Scheduled { cached_tokens: 0 }
+      s1 Scheduled { cached_tokens: 0 }
+      next step 1, in flight 1, blocks: 2 in use, 14 free, 0 cached
+      running s0: prompt 5 + output 0 + in flight 1, computed 5, registered 0, blocks [b0]
+      running s1: prompt 6 + output 0 + in flight 1, computed 6, registered 0, blocks [b1]
+    step 1: [s0 5..6 from row 0 Sample { last: 1 }]
+      s0 -> 100
+      s1 -> 100
+      s1 Finished(Length)
+      next step 2, in flight 1, blocks: 1 in use, 15 free, 0 cached
+      running s0: prompt 5 + output 1 + in flight 1, computed 6, registered 0, blocks [b0]
+    step 2: [s0 6..7 from row 0 Sample { last: 1 }] released [s1]
+      s0 -> 7
+      s0 Finished(Stop)
+      next step 3, in flight 1, blocks: 0 in use, 16 free, 0 cached
+    no step
+      next step 3, in flight 0, blocks: 0 in use, 16 free, 0 cached
+    no step
+      next step 3, in flight 0, blocks: 0 in use, 16 free, 0 cached
+    ");
+}
