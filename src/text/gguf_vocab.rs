@@ -48,6 +48,7 @@ pub struct GgufVocab {
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
+const BYTE: i32 = 6;
 
 /// Builds the tokenizer; the error is one sentence.
 pub(super) fn build(vocab: &GgufVocab) -> Result<tokenizers::Tokenizer, String> {
@@ -129,6 +130,10 @@ fn sentence_piece(vocab: &GgufVocab) -> Result<tokenizers::Tokenizer, String> {
     let ids = ids(vocab);
     let mut merges = Vec::new();
     for (&token, &id) in &ids {
+        // Text never makes one of these, as in SentencePiece.
+        if matches!(vocab.token_types.get(id as usize), Some(&(UNKNOWN | CONTROL | BYTE))) {
+            continue;
+        }
         for (at, _) in token.char_indices().skip(1) {
             let (left, right) = token.split_at(at);
             if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {

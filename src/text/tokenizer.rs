@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aho_corasick::AhoCorasick;
-use tokenizers::{Model, OffsetType, PostProcessor, PreTokenizer};
+use tokenizers::{Model, OffsetType, PostProcessor, PreTokenizer, Token};
 
 use super::gguf_vocab::GgufVocab;
 use super::token_table::TokenTable;
@@ -143,13 +143,41 @@ impl Tokenizer {
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut pieces).map_err(encode_error)?;
         }
-        let model = self.inner.get_model();
-        pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(encode_error)?;
+        pieces.tokenize(|piece| self.plain_tokens(piece.get())).map_err(encode_error)?;
         let mut encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(encode_error)?;
         if let Some(post_processor) = self.inner.get_post_processor() {
             encoding = post_processor.process(encoding, None, add_special).map_err(encode_error)?;
         }
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Tokens of a piece of text. Where merges lead to a special token (some converted vocabularies
+    /// have such), the piece is cut inside its spelling.
+    fn plain_tokens(&self, piece: &str) -> tokenizers::Result<Vec<Token>> {
+        let model = self.inner.get_model();
+        let mut tokens = Vec::new();
+        let mut parts = vec![(0, piece)];
+        while let Some((base, part)) = parts.pop() {
+            let mut made = model.tokenize(part)?;
+            let cuts: Vec<usize> = made
+                .iter()
+                .filter(|t| self.is_special(t.id) && part.get(t.offsets.0..t.offsets.1) == self.token_str(t.id))
+                .map(|t| t.offsets.0 + part[t.offsets.0..].chars().next().map_or(0, char::len_utf8))
+                .filter(|&cut| 0 < cut && cut < part.len())
+                .collect();
+            if cuts.is_empty() {
+                made.iter_mut().for_each(|t| t.offsets = (t.offsets.0 + base, t.offsets.1 + base));
+                tokens.append(&mut made);
+                continue;
+            }
+            let mut end = part.len();
+            for cut in cuts.into_iter().rev() {
+                parts.push((base + cut, &part[cut..end]));
+                end = cut;
+            }
+            parts.push((base, &part[..end]));
+        }
+        Ok(tokens)
     }
 
     /// Whether `text` spells a special token anywhere.

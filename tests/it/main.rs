@@ -9,3 +9,5 @@ mod engine_property;
 mod engine_threads;
 mod engine_trace;
 mod http;
+mod text;
+mod text_stop;
