@@ -1,5 +1,6 @@
 //! `lima`: parses the command line, sets up logs, and hands over to the library.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -40,7 +41,13 @@ fn main() -> ExitCode {
         }
     };
     let filter = EnvFilter::try_from_env("LIMA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_target(false)
+        .init();
 
     let options = match cli.command {
         Some(Command::Pull { model }) => return outcome(lima::serve::pull(&model)),

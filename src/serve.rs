@@ -1,5 +1,6 @@
 //! `lima serve`: from a configuration to a running server.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,7 +61,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("cannot tell the port")?;
-    tracing::info!("listening on http://{address}");
+    // Not a log line: with `--port 0` it is how a script learns the port.
+    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
     let app = App::new(Limits { max_body: config.max_body_size, ..Limits::default() });
 
     let (failed, failure) = oneshot::channel();

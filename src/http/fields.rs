@@ -266,6 +266,7 @@ pub fn check_length(param: &str, s: &str, max: usize) -> Result<(), ApiError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -28,7 +28,7 @@ pub struct ChatRequest {
     pub stop: Vec<String>,
     /// Completion limit, at least 1; `None`: the rest of the context.
     pub max_tokens: Option<u32>,
-    /// Tokens before which nothing but a limit ends generation.
+    /// Tokens before which stop tokens are not honoured.
     pub min_tokens: u32,
     /// Whether end-of-sequence tokens are ordinary.
     pub ignore_eos: bool,

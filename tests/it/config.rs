@@ -21,7 +21,8 @@ fn a_wrong_value_is_one_line_that_names_it() {
     let wrong_key = file("port = 1\nmax-models = 3\n");
     let wrong_type = file("port = \"many\"\n");
     let wrong_size = file("kv-cache-memory = \"2 potatoes\"\n");
-    let cases: &[(&[&str], &[(&str, &str)], &str)] = &[
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let cases: &[Case<'_>] = &[
         (&["--port", "x"], &[], "--port"),
         (&["--port", "70000"], &[], "--port"),
         (&["serve", "--device", "cuda"], &[], "--device"),

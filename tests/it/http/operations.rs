@@ -198,10 +198,10 @@ async fn clients_that_go_away_free_their_blocks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stalls_is_dropped_and_holds_up_nobody() {
     let limits = Limits { write_timeout: Duration::from_millis(300), ..Limits::default() };
-    let server = Server::start(Setup { limits, ..Setup::default() }).await;
+    let server = Server::start(Setup { limits, max_num_seqs: 16, ..Setup::default() }).await;
     // Enough bytes to fill the socket's buffers.
     let body =
-        body(json!({"stream": true, "ignore_eos": true, "n": 128, "logprobs": true, "top_logprobs": 20})).to_string();
+        body(json!({"stream": true, "ignore_eos": true, "n": 16, "logprobs": true, "top_logprobs": 20})).to_string();
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut socket = socket.connect(server.address).await.unwrap();
