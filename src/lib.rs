@@ -3,9 +3,12 @@
 //! The order of dependencies is `bin → http → engine → (Executor) ← runner → model → ops`; see
 //! ARCHITECTURE.md.
 
+pub mod config;
 pub mod engine;
+pub mod http;
 pub mod hub;
 pub mod model;
 pub mod ops;
 pub mod runner;
+pub mod serve;
 pub mod text;

@@ -1,1 +1,76 @@
-fn main() {}
+//! `lima`: parses the command line, sets up logs, and hands over to the library.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lima::config::{DEFAULT_MODEL, Options};
+use tracing_subscriber::EnvFilter;
+
+/// Serves LLaMA models over the OpenAI API.
+#[derive(Parser)]
+#[command(name = "lima", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a model (the default)
+    Serve(Box<Options>),
+    /// Fetch a model into the cache without serving it
+    Pull {
+        /// As for --model
+        #[arg(env = "LIMA_MODEL", default_value = DEFAULT_MODEL)]
+        model: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if !e.use_stderr() => e.exit(),
+        Err(e) => {
+            // clap's first paragraph, on one line.
+            let text = e.to_string();
+            let line: Vec<_> = text.lines().take_while(|l| !l.trim().is_empty()).map(str::trim).collect();
+            return usage(line.join(" ").trim_start_matches("error: "));
+        }
+    };
+    let filter = EnvFilter::try_from_env("LIMA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_target(false)
+        .init();
+
+    let options = match cli.command {
+        Some(Command::Pull { model }) => return outcome(lima::serve::pull(&model)),
+        Some(Command::Serve(options)) => *options,
+        None => cli.options,
+    };
+    match options.resolve() {
+        Ok(config) => outcome(lima::serve::run(config)),
+        Err(e) => usage(&e.to_string()),
+    }
+}
+
+fn usage(message: &str) -> ExitCode {
+    eprintln!("lima: {message}");
+    ExitCode::from(2)
+}
+
+fn outcome(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("lima: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

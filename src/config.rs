@@ -1,0 +1,364 @@
+//! Flags, `LIMA_*` environment variables and a TOML file become one validated, immutable
+//! [`Config`]. Flag over environment over file over default.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer};
+
+/// The model served when none is named.
+pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
+
+/// A number of bytes, written `123`, `512MiB`, `2GiB`, `1.5GB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            "g" | "gib" => 1 << 30,
+            "t" | "tib" => 1 << 40,
+            "kb" => 1_000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            "tb" => 1_000_000_000_000,
+            _ => return Err(format!("'{text}' is not a size such as 512MiB or 2GiB")),
+        };
+        let number: f64 = number.parse().map_err(|_| format!("'{text}' is not a size such as 512MiB or 2GiB"))?;
+        let bytes = number * unit as f64;
+        if bytes > i64::MAX as f64 {
+            return Err(format!("'{text}' is too large"));
+        }
+        Ok(Self(bytes as u64))
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+            if self.0 >= 1 << shift && self.0.is_multiple_of(1 << shift) {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Text {
+            Number(u64),
+            String(String),
+        }
+        match Text::deserialize(deserializer)? {
+            Text::Number(n) => Ok(Self(n)),
+            Text::String(s) => s.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// Where the model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The best there is.
+    Auto,
+    /// CPU.
+    Cpu,
+    /// NVIDIA GPU.
+    Cuda,
+}
+
+/// Format of the weights in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+pub enum Dtype {
+    /// As stored, or the nearest format the device computes in.
+    #[value(name = "auto")]
+    #[serde(rename = "auto")]
+    Auto,
+    /// 32-bit floats.
+    #[value(name = "f32")]
+    #[serde(rename = "f32")]
+    F32,
+    /// bfloat16.
+    #[value(name = "bf16")]
+    #[serde(rename = "bf16")]
+    Bf16,
+    /// 8-bit integers, one scale for 32 values.
+    #[value(name = "q8_0")]
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// 4-bit integers, one scale for 32 values.
+    #[value(name = "q4_0")]
+    #[serde(rename = "q4_0")]
+    Q4_0,
+}
+
+macro_rules! options {
+    ($( $(#[$meta:meta])* $name:ident : $type:ty ),* $(,)?) => {
+        /// What can be set by flag, environment variable or file; all optional.
+        #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+        pub struct Options {
+            $( $(#[$meta])* pub $name: Option<$type>, )*
+            /// Do not reuse cached prefixes (over --enable-prefix-caching)
+            #[arg(long)]
+            #[serde(skip)]
+            pub no_enable_prefix_caching: bool,
+            /// TOML file with any of these options as keys (without the dashes in front)
+            #[arg(long, env = "LIMA_CONFIG", value_name = "FILE")]
+            #[serde(skip)]
+            pub config: Option<PathBuf>,
+        }
+
+        impl Options {
+            /// Takes from `lower` what is not set.
+            fn or(self, lower: Options) -> Options {
+                Options {
+                    $( $name: self.$name.or(lower.$name), )*
+                    no_enable_prefix_caching: self.no_enable_prefix_caching,
+                    config: self.config,
+                }
+            }
+        }
+    };
+}
+
+options! {
+    /// Model directory, .gguf file, `pypi:package==version:path`, or a known name
+    /// [default: smollm2-135m-instruct]
+    #[arg(long, env = "LIMA_MODEL")]
+    model: String,
+    /// Names the API knows the model by; the first one is reported [default: the model's own]
+    #[arg(long, env = "LIMA_SERVED_MODEL_NAME", num_args = 1.., value_delimiter = ',', value_name = "NAME")]
+    served_model_name: Vec<String>,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, env = "LIMA_HOST")]
+    host: String,
+    /// Port to listen on; 0 picks a free one and prints it [default: 8000]
+    #[arg(long, env = "LIMA_PORT")]
+    port: u16,
+    /// Where to run [default: auto]
+    #[arg(long, env = "LIMA_DEVICE", value_enum)]
+    device: Device,
+    /// Format of the weights in memory [default: auto]
+    #[arg(long, env = "LIMA_DTYPE", value_enum)]
+    dtype: Dtype,
+    /// Longest prompt plus completion, in tokens [default: what the model allows]
+    #[arg(long, env = "LIMA_MAX_MODEL_LEN", value_name = "TOKENS")]
+    max_model_len: usize,
+    /// Sequences computed at once [default: 64]
+    #[arg(long, env = "LIMA_MAX_NUM_SEQS", value_name = "N")]
+    max_num_seqs: usize,
+    /// Tokens computed in one step, prompt chunks included [default: 512]
+    #[arg(long, env = "LIMA_MAX_NUM_BATCHED_TOKENS", value_name = "TOKENS")]
+    max_num_batched_tokens: usize,
+    /// Memory of the KV cache, such as 512MiB or 2GiB [default: from free memory]
+    #[arg(long, env = "LIMA_KV_CACHE_MEMORY", value_name = "SIZE")]
+    kv_cache_memory: ByteSize,
+    /// Reuse the KV cache of equal prefixes [default: true]
+    #[arg(long, env = "LIMA_ENABLE_PREFIX_CACHING", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    enable_prefix_caching: bool,
+    /// Compute threads [default: one a core]
+    #[arg(long, env = "LIMA_THREADS", value_name = "N")]
+    threads: usize,
+    /// Sequences that may wait; more are answered with 429 [default: 1024]
+    #[arg(long, env = "LIMA_MAX_QUEUED_REQUESTS", value_name = "N")]
+    max_queued_requests: usize,
+    /// Seed of requests that bring none [default: random for each request]
+    #[arg(long, env = "LIMA_SEED")]
+    seed: u64,
+    /// Seconds that running requests have to finish after SIGTERM [default: 30]
+    #[arg(long, env = "LIMA_DRAIN_TIMEOUT", value_name = "SECONDS")]
+    drain_timeout: u64,
+    /// Largest request body [default: 8MiB]
+    #[arg(long, env = "LIMA_MAX_BODY_SIZE", value_name = "SIZE")]
+    max_body_size: ByteSize,
+    /// Chat template to use instead of the model's
+    #[arg(long, env = "LIMA_CHAT_TEMPLATE", value_name = "FILE")]
+    chat_template: PathBuf,
+}
+
+/// A configuration that cannot be used: one line that names the flag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// The resolved configuration. `None` is "decided when the model is known".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Model specification.
+    pub model: String,
+    /// Names in the API; empty: derived from the model.
+    pub served_model_name: Vec<String>,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where to run.
+    pub device: Device,
+    /// Format of the weights.
+    pub dtype: Dtype,
+    /// Context length, tokens.
+    pub max_model_len: Option<usize>,
+    /// Sequences computed at once.
+    pub max_num_seqs: usize,
+    /// Tokens of one step.
+    pub max_num_batched_tokens: usize,
+    /// Bytes of the KV pool.
+    pub kv_cache_memory: Option<ByteSize>,
+    /// Whether equal prefixes are computed once.
+    pub prefix_caching: bool,
+    /// Compute threads.
+    pub threads: usize,
+    /// Sequences that may wait.
+    pub max_queued_requests: usize,
+    /// Seed of requests without one.
+    pub seed: Option<u64>,
+    /// How long running requests may go on after a signal.
+    pub drain_timeout: Duration,
+    /// Largest request body, bytes.
+    pub max_body_size: usize,
+    /// Chat template file.
+    pub chat_template: Option<PathBuf>,
+}
+
+impl Options {
+    /// Adds the file, then the defaults, and checks every value.
+    ///
+    /// # Errors
+    /// One line that names the flag, or the file and its key.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let file = match &self.config {
+            Some(path) => read_file(path)?,
+            None => Options::default(),
+        };
+        let o = self.or(file);
+        let host = o.host.as_deref().unwrap_or("127.0.0.1");
+        let ip: IpAddr = match host {
+            "localhost" => IpAddr::from([127, 0, 0, 1]),
+            host => host
+                .trim_matches(['[', ']'])
+                .parse()
+                .map_err(|_| ConfigError(format!("--host '{host}' is not an IP address")))?,
+        };
+        let served_model_name = o.served_model_name.unwrap_or_default();
+        if served_model_name.iter().any(|n| n.is_empty() || n.chars().any(|c| c.is_control() || c.is_whitespace())) {
+            return Err(ConfigError("--served-model-name must not be empty nor hold white space".into()));
+        }
+        let device = o.device.unwrap_or(Device::Auto);
+        if device == Device::Cuda {
+            return Err(ConfigError("--device cuda: this build has no CUDA support; use --device cpu".into()));
+        }
+        let model = o.model.unwrap_or_else(|| DEFAULT_MODEL.into());
+        if model.is_empty() {
+            return Err(ConfigError("--model must not be empty".into()));
+        }
+        if let Some(path) = &o.chat_template
+            && !path.is_file()
+        {
+            return Err(ConfigError(format!("--chat-template '{}' is not a file", path.display())));
+        }
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let max_body_size = o.max_body_size.unwrap_or(ByteSize(8 << 20)).0;
+        Ok(Config {
+            model,
+            served_model_name,
+            listen: SocketAddr::new(ip, o.port.unwrap_or(8000)),
+            device,
+            dtype: o.dtype.unwrap_or(Dtype::Auto),
+            max_model_len: o.max_model_len.map(|n| within("--max-model-len", n, 2, 1 << 24)).transpose()?,
+            max_num_seqs: within("--max-num-seqs", o.max_num_seqs.unwrap_or(64), 1, 4096)?,
+            max_num_batched_tokens: within(
+                "--max-num-batched-tokens",
+                o.max_num_batched_tokens.unwrap_or(512),
+                1,
+                1 << 20,
+            )?,
+            kv_cache_memory: o.kv_cache_memory,
+            prefix_caching: !o.no_enable_prefix_caching && o.enable_prefix_caching.unwrap_or(true),
+            threads: within("--threads", o.threads.unwrap_or(cores), 1, 1024)?,
+            max_queued_requests: within("--max-queued-requests", o.max_queued_requests.unwrap_or(1024), 1, 1 << 20)?,
+            seed: o.seed,
+            drain_timeout: Duration::from_secs(within(
+                "--drain-timeout",
+                o.drain_timeout.unwrap_or(30) as usize,
+                0,
+                86_400,
+            )? as u64),
+            max_body_size: within("--max-body-size", max_body_size as usize, 1 << 10, 1 << 30)?,
+            chat_template: o.chat_template,
+        })
+    }
+}
+
+fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<usize, ConfigError> {
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(ConfigError(format!("{flag} must be between {min} and {max}, not {value}")))
+    }
+}
+
+fn read_file(path: &Path) -> Result<Options, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| ConfigError(format!("--config '{}' cannot be read: {e}", path.display())))?;
+    toml::from_str(&text).map_err(|e: toml::de::Error| {
+        let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+        let message = e.message().lines().next().unwrap_or_default().to_owned();
+        ConfigError(format!("--config '{}' line {line}: {message}", path.display()))
+    })
+}
+
+impl fmt::Display for Config {
+    /// A table, one option a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn or(value: &Option<impl fmt::Display>, none: &str) -> String {
+            value.as_ref().map_or_else(|| none.into(), ToString::to_string)
+        }
+        let name = |value: Option<clap::builder::PossibleValue>| value.map_or(String::new(), |v| v.get_name().into());
+        let template = self.chat_template.as_ref().map(|p| p.display().to_string());
+        let rows = [
+            ("model", self.model.clone()),
+            (
+                "served-model-name",
+                if self.served_model_name.is_empty() {
+                    "from the model".into()
+                } else {
+                    self.served_model_name.join(", ")
+                },
+            ),
+            ("listen", self.listen.to_string()),
+            ("device", name(self.device.to_possible_value())),
+            ("dtype", name(self.dtype.to_possible_value())),
+            ("max-model-len", or(&self.max_model_len, "from the model")),
+            ("max-num-seqs", self.max_num_seqs.to_string()),
+            ("max-num-batched-tokens", self.max_num_batched_tokens.to_string()),
+            ("kv-cache-memory", or(&self.kv_cache_memory, "from free memory")),
+            ("enable-prefix-caching", self.prefix_caching.to_string()),
+            ("threads", self.threads.to_string()),
+            ("max-queued-requests", self.max_queued_requests.to_string()),
+            ("seed", or(&self.seed, "random")),
+            ("drain-timeout", format!("{}s", self.drain_timeout.as_secs())),
+            ("max-body-size", ByteSize(self.max_body_size as u64).to_string()),
+            ("chat-template", or(&template, "from the model")),
+        ];
+        for (i, (key, value)) in rows.iter().enumerate() {
+            write!(f, "{}  {key:<24}{value}", if i == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}

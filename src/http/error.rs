@@ -1,0 +1,250 @@
+//! The one map from what went wrong to status, `type`, `code` and `param`, on every path.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// Anything a client can be told. Messages never hold prompts, paths or keys.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The body is not JSON.
+    #[error("We could not parse the JSON body of your request: {0}.")]
+    Json(String),
+    /// The body could not be read to its end.
+    #[error("The request body could not be read to its end.")]
+    BodyRead,
+    /// The body did not arrive in time.
+    #[error("The request body did not arrive within {0} seconds.")]
+    BodyTimeout(u64),
+    /// No `content-type: application/json`.
+    #[error("The Content-Type of the request must be application/json.")]
+    ContentType,
+    /// The body is longer than the server takes.
+    #[error("The request body is larger than the limit of {0} bytes.")]
+    TooLarge(usize),
+    /// A required field is absent.
+    #[error("Missing required parameter: '{0}'.")]
+    Missing(String),
+    /// A field that the API does not have.
+    #[error("Unknown parameter: '{0}'.")]
+    Unknown(String),
+    /// A field of the API that this server does not implement.
+    #[error("Unsupported parameter: '{param}' {message}.")]
+    Unsupported {
+        /// Path of the field.
+        param: String,
+        /// What is not supported about it.
+        message: String,
+    },
+    /// A field has the wrong JSON type.
+    #[error("Invalid type for '{param}': expected {expected}, but got {got} instead.")]
+    Type {
+        /// Path of the field.
+        param: String,
+        /// With its article.
+        expected: &'static str,
+        /// With its article.
+        got: &'static str,
+    },
+    /// A field has the right type and a wrong value.
+    #[error("Invalid '{param}': {message}.")]
+    Value {
+        /// Path of the field.
+        param: String,
+        /// What is wrong, without a final period.
+        message: String,
+        /// The machine-readable kind.
+        code: &'static str,
+    },
+    /// Prompt, or prompt and completion, do not fit.
+    #[error("{0}")]
+    ContextLength(String),
+    /// No such model here.
+    #[error("The model '{0}' does not exist.")]
+    ModelNotFound(String),
+    /// No such route.
+    #[error("Unknown request URL: {method} {path}.")]
+    NotFound {
+        /// Request method.
+        method: String,
+        /// Request path.
+        path: String,
+    },
+    /// The route exists, the method does not.
+    #[error("Method {0} is not allowed for this URL.")]
+    Method(String),
+    /// Admission refused.
+    #[error("The server's request queue is full; try again later.")]
+    QueueFull,
+    /// The model is still loading.
+    #[error("The model is still loading; try again later.")]
+    Loading,
+    /// The server is shutting down.
+    #[error("The server is shutting down; no new requests are accepted.")]
+    Draining,
+    /// The drain deadline passed before the request was complete.
+    #[error("The server shut down before the request was complete.")]
+    DrainDeadline,
+    /// The engine has stopped.
+    #[error("The inference engine has stopped.")]
+    EngineStopped,
+    /// The engine failed this request.
+    #[error("The inference engine failed the request.")]
+    Engine,
+    /// A fault of the server.
+    #[error("The server had an error while processing your request.")]
+    Internal,
+}
+
+impl ApiError {
+    /// A wrong value; `message` without a final period.
+    pub fn value(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self::Value { param: param.into(), message: message.into(), code }
+    }
+
+    /// A feature that is not there; `message` continues "Unsupported parameter: 'x' …".
+    pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Unsupported { param: param.into(), message: message.into() }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Json(_)
+            | Self::BodyRead
+            | Self::Missing(_)
+            | Self::Unknown(_)
+            | Self::Unsupported { .. }
+            | Self::Type { .. }
+            | Self::Value { .. }
+            | Self::ContextLength(_) => StatusCode::BAD_REQUEST,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ModelNotFound(_) | Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::Loading | Self::Draining | Self::DrainDeadline | Self::EngineStopped => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Engine | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// `error.type`.
+    pub fn kind(&self) -> &'static str {
+        match self.status().as_u16() {
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// `error.code`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Json(_) => "invalid_json",
+            Self::BodyRead => "incomplete_body",
+            Self::BodyTimeout(_) => "request_timeout",
+            Self::ContentType => "unsupported_media_type",
+            Self::TooLarge(_) => "request_too_large",
+            Self::Missing(_) => "missing_required_parameter",
+            Self::Unknown(_) => "unknown_parameter",
+            Self::Unsupported { .. } => "unsupported_parameter",
+            Self::Type { .. } => "invalid_type",
+            Self::Value { code, .. } => code,
+            Self::ContextLength(_) => "context_length_exceeded",
+            Self::ModelNotFound(_) => "model_not_found",
+            Self::NotFound { .. } => "unknown_url",
+            Self::Method(_) => "method_not_allowed",
+            Self::QueueFull => "queue_full",
+            Self::Loading => "model_loading",
+            Self::Draining | Self::DrainDeadline => "server_shutting_down",
+            Self::EngineStopped => "engine_stopped",
+            Self::Engine => "engine_error",
+            Self::Internal => "internal_error",
+        }
+    }
+
+    /// `error.param`.
+    pub fn param(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Missing(param)
+            | Self::Unknown(param)
+            | Self::Unsupported { param, .. }
+            | Self::Type { param, .. }
+            | Self::Value { param, .. } => Some(Cow::Borrowed(param)),
+            Self::ContextLength(_) => Some(Cow::Borrowed("messages")),
+            Self::ModelNotFound(_) => Some(Cow::Borrowed("model")),
+            _ => None,
+        }
+    }
+
+    /// Seconds after which trying again makes sense.
+    pub fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::QueueFull => Some(1),
+            Self::Loading | Self::Draining | Self::DrainDeadline | Self::EngineStopped => Some(5),
+            _ => None,
+        }
+    }
+
+    /// `{"error":{…}}`, the same in a body and in a stream.
+    pub fn to_json(&self) -> String {
+        let param = self.param();
+        let body = ErrorBody {
+            error: ErrorObject {
+                message: &self.to_string(),
+                kind: self.kind(),
+                param: param.as_deref(),
+                code: self.code(),
+            },
+        };
+        serde_json::to_string(&body).expect("strings serialise")
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: ErrorObject<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorObject<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'a str>,
+    code: &'a str,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.to_json()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, Self::TooLarge(_) | Self::BodyRead | Self::BodyTimeout(_)) {
+            // The rest of the body is unread: the connection cannot carry another request.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Shortens client text before it goes into a message, and makes control characters visible.
+pub(crate) fn quote(text: &str) -> String {
+    const MAX: usize = 100;
+    let visible = text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
+    let mut out: String = visible.take(MAX).collect();
+    if text.chars().nth(MAX).is_some() {
+        out.push('…');
+    }
+    out
+}

@@ -1,0 +1,27 @@
+//! The OpenAI-compatible API over HTTP: wire types become validated requests, events of the engine
+//! become responses, and every refusal is the same error object.
+
+mod body;
+mod chat;
+mod choice;
+pub mod error;
+mod fields;
+mod generation;
+mod listener;
+mod messages;
+pub mod metrics;
+mod models;
+mod prepare;
+mod probes;
+pub mod request;
+mod router;
+mod server;
+pub mod state;
+mod stream;
+mod wire;
+
+pub use error::ApiError;
+pub use request::Sampling;
+pub use router::router;
+pub use server::serve;
+pub use state::{App, Limits, LoadProgress, ModelParts, ServedModel};

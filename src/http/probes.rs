@@ -1,0 +1,68 @@
+//! Probes and metrics: answered from the first second, whatever the model does.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::state::{App, Stage};
+
+#[derive(Serialize)]
+struct Status {
+    phase: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_loaded: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_total: Option<u64>,
+    elapsed_s: f64,
+}
+
+/// The process answers.
+pub async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// Whether the model is loaded, with progress.
+pub async fn startup(State(app): State<Arc<App>>) -> Response {
+    match app.model() {
+        Some(_) => status(&app, true, "ready", false),
+        None => status(&app, false, app.progress.get().0, true),
+    }
+}
+
+/// Whether requests are welcome: loaded, not draining, and the engine makes steps.
+pub async fn ready(State(app): State<Arc<App>>) -> Response {
+    let (ready, phase) = match app.model() {
+        _ if app.stage() > Stage::Serving => (false, "draining"),
+        None => return status(&app, false, app.progress.get().0, true),
+        Some(model) if model.engine.is_stopped() => (false, "stopped"),
+        Some(model) if !model.engine.is_accepting() => (false, "draining"),
+        Some(model) if model.engine.stats().stalled_for() > app.limits.stall => (false, "stalled"),
+        Some(_) => (true, "ready"),
+    };
+    status(&app, ready, phase, false)
+}
+
+/// Measurements in Prometheus' text format.
+pub async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let mut body = app.metrics.encode();
+    if let Some(model) = app.model() {
+        body.extend(model.metrics().encode(model.engine.stats()));
+    }
+    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, content_type)], body).into_response()
+}
+
+fn status(app: &App, ready: bool, phase: &'static str, loading: bool) -> Response {
+    let (_, loaded, total) = app.progress.get();
+    let body = Status {
+        phase,
+        bytes_loaded: loading.then_some(loaded),
+        bytes_total: loading.then_some(total),
+        elapsed_s: (app.uptime().as_secs_f64() * 1000.0).round() / 1000.0,
+    };
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, axum::Json(body)).into_response()
+}

@@ -1,0 +1,88 @@
+//! Flags, environment and file, through the binary and through the library.
+
+use std::path::Path;
+use std::process::Command;
+
+use lima::config::{ByteSize, Dtype, Options};
+
+fn lima(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_lima")).args(args).envs(env.iter().copied()).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_wrong_value_is_one_line_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |text: &str| {
+        let path = dir.path().join(format!("{}.toml", text.len()));
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let wrong_key = file("port = 1\nmax-models = 3\n");
+    let wrong_type = file("port = \"many\"\n");
+    let wrong_size = file("kv-cache-memory = \"2 potatoes\"\n");
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let cases: &[Case<'_>] = &[
+        (&["--port", "x"], &[], "--port"),
+        (&["--port", "70000"], &[], "--port"),
+        (&["serve", "--device", "cuda"], &[], "--device"),
+        (&["--device", "tpu"], &[], "--device"),
+        (&["--dtype", "f16"], &[], "--dtype"),
+        (&["--host", "nowhere"], &[], "--host"),
+        (&["--kv-cache-memory", "2potatoes"], &[], "--kv-cache-memory"),
+        (&["--max-num-seqs", "0"], &[], "--max-num-seqs"),
+        (&["--max-model-len", "1"], &[], "--max-model-len"),
+        (&["--chat-template", "/no/such/file"], &[], "--chat-template"),
+        (&["--config", "/no/such/file"], &[], "--config"),
+        (&["--config", &wrong_key], &[], "max-models"),
+        (&["--config", &wrong_type], &[], "line 1"),
+        (&["--config", &wrong_size], &[], "2 potatoes"),
+        (&["--served-model-name", "a b"], &[], "--served-model-name"),
+        (&["--no-such-flag"], &[], "--no-such-flag"),
+        (&[], &[("LIMA_THREADS", "none")], "--threads"),
+        (&[], &[("LIMA_MAX_QUEUED_REQUESTS", "0")], "--max-queued-requests"),
+    ];
+    for (args, env, name) in cases {
+        let (code, text) = lima(args, env);
+        assert_eq!(code, 2, "{args:?}: {text}");
+        assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
+        assert!(text.contains(name), "{args:?}: {text}");
+    }
+    assert_eq!(lima(&["--help"], &[]).0, 0);
+    assert_eq!(lima(&["--version"], &[]).0, 0);
+}
+
+#[test]
+fn flag_over_file_over_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lima.toml");
+    let text = "port = 9000\nmax-num-seqs = 8\ndtype = \"q8_0\"\nkv-cache-memory = \"1.5GiB\"\n\
+                enable-prefix-caching = false\nserved-model-name = [\"a\", \"b\"]\nseed = 5\n";
+    std::fs::write(&path, text).unwrap();
+    let from = |options: Options| Options { config: Some(Path::to_owned(&path)), ..options }.resolve().unwrap();
+    let config = from(Options { port: Some(0), ..Options::default() });
+    assert_eq!((config.listen.port(), config.max_num_seqs, config.dtype), (0, 8, Dtype::Q8_0));
+    assert_eq!(config.kv_cache_memory, Some(ByteSize(3 << 29)));
+    assert_eq!((config.prefix_caching, config.seed), (false, Some(5)));
+    assert_eq!(config.served_model_name, ["a", "b"]);
+    assert!(from(Options { enable_prefix_caching: Some(true), ..Options::default() }).prefix_caching);
+    let default = Options::default().resolve().unwrap();
+    assert_eq!(default.listen.to_string(), "127.0.0.1:8000");
+    assert!(default.prefix_caching);
+    let off = Options { no_enable_prefix_caching: true, enable_prefix_caching: Some(true), ..Options::default() };
+    assert!(!off.resolve().unwrap().prefix_caching);
+}
+
+#[test]
+fn sizes() {
+    for (text, bytes) in
+        [("17", 17), ("512MiB", 512 << 20), ("2GiB", 2 << 30), ("2g", 2 << 30), ("1.5 GB", 1_500_000_000)]
+    {
+        assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+    }
+    for bad in ["", "GiB", "-1", "1e9", "1.2.3", "NaN", "9999999999TiB"] {
+        assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+    }
+    assert_eq!(ByteSize(512 << 20).to_string(), "512MiB");
+    assert_eq!(ByteSize(1000).to_string(), "1000");
+}
