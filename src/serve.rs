@@ -1,18 +1,22 @@
 //! `lima serve`: from a configuration to a running server.
 
 use std::io::Write;
+mod load;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::engine::{self, EngineConfig, EngineThread, Executor, TokenId};
-use crate::http::{self, App, Limits, LoadProgress, ModelParts, Sampling, ServedModel};
+use crate::http::{self, App, Limits, ModelParts, Sampling, ServedModel};
 use crate::text::PromptRenderer;
+
+pub use self::load::{load_model, pull};
 
 /// A model ready to run, and what the layers above need to know of it.
 pub struct LoadedModel {
@@ -32,17 +36,6 @@ pub struct LoadedModel {
     pub eos: Vec<TokenId>,
     /// From `generation_config.json`.
     pub defaults: Sampling,
-}
-
-/// Fetches and loads the model, telling `progress`. Blocks.
-pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<LoadedModel> {
-    progress.begin("loading", 0);
-    bail!("model '{}' cannot be loaded: this build has no executor for it", config.model)
-}
-
-/// `lima pull`: fetches a model into the cache.
-pub fn pull(model: &str) -> anyhow::Result<()> {
-    bail!("model '{model}' cannot be fetched: this build has no loader for it")
 }
 
 /// Serves until a signal, then drains. An error is a server that never ran, or ended otherwise than by a signal.

@@ -1,0 +1,179 @@
+//! From `--model` to something that runs: source, checkpoint, tokenizer, executor.
+
+use std::path::Path;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::LoadedModel;
+use crate::config::{Config, Dtype};
+use crate::engine::EngineConfig;
+use crate::http::{LoadProgress, Sampling};
+use crate::hub::{self, ModelSource, Progress};
+use crate::model::weights::{Checkpoint, Source};
+use crate::ops::cpu::level::Level;
+use crate::ops::cpu::pack::Format;
+use crate::runner::{self, RunnerOptions};
+use crate::text::{GgufVocab, PromptRenderer};
+
+/// Fetches and loads the model, telling `progress`. Blocks.
+pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<LoadedModel> {
+    let source: ModelSource = config.model.parse()?;
+    let level = Level::from_env().map_err(anyhow::Error::msg)?;
+    let path = fetch(&source, progress)?;
+
+    progress.begin("reading the tokenizer", 0);
+    let checkpoint = Checkpoint::open(&path)?;
+    let renderer = renderer(config, &checkpoint, &path)?;
+
+    let total = checkpoint.total_bytes() as u64;
+    progress.begin("loading weights", total);
+    let bar = weights_bar(total);
+    let options = RunnerOptions {
+        threads: Some(config.threads),
+        format: format(config.dtype),
+        max_model_len: config.max_model_len,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        max_num_seqs: config.max_num_seqs,
+        kv_cache_memory: config.kv_cache_memory.map(|b| b.0),
+        level,
+    };
+    let loaded = runner::load(&checkpoint, &options, |bytes| {
+        progress.set(bytes);
+        bar.set_position(bytes);
+    })?;
+    bar.finish_and_clear();
+    tracing::info!(
+        "weights {:.0} MiB, KV cache {:.0} MiB, {} threads, {level}",
+        total as f64 / 1048576.0,
+        loaded.kv_bytes as f64 / 1048576.0,
+        loaded.threads
+    );
+
+    let shape = checkpoint.config();
+    let defaults = checkpoint.generation_defaults();
+    let mut eos = shape.eos_token_ids.clone();
+    eos.extend(defaults.eos_token_ids.iter().chain(&renderer.tokenizer().eos_id()).copied());
+    eos.sort_unstable();
+    eos.dedup();
+    Ok(LoadedModel {
+        engine: EngineConfig {
+            max_num_seqs: config.max_num_seqs,
+            max_num_batched_tokens: config.max_num_batched_tokens,
+            max_model_len: loaded.max_model_len,
+            num_blocks: loaded.num_blocks,
+            enable_prefix_caching: config.prefix_caching,
+            max_queued_requests: config.max_queued_requests,
+            max_queued_tokens: queued_tokens(config, loaded.max_model_len),
+        },
+        executor: Box::new(loaded.executor),
+        renderer,
+        name: name(&source, &path),
+        root: source.to_string(),
+        vocab_size: shape.vocab_size,
+        eos,
+        defaults: Sampling {
+            temperature: defaults.temperature,
+            top_p: defaults.top_p,
+            top_k: defaults.top_k,
+            min_p: defaults.min_p,
+            repetition_penalty: defaults.repetition_penalty,
+            ..Sampling::default()
+        },
+    })
+}
+
+/// `lima pull`: fetches a model into the cache and says where it is.
+pub fn pull(model: &str) -> anyhow::Result<()> {
+    let source: ModelSource = model.parse()?;
+    let path = hub::resolve(&source, &hub::terminal_progress())?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+fn fetch(source: &ModelSource, progress: &LoadProgress) -> anyhow::Result<std::path::PathBuf> {
+    progress.begin("fetching the model", 0);
+    let show = hub::terminal_progress();
+    let tell = |p: Progress<'_>| {
+        match p {
+            Progress::Download { bytes, total, .. } => {
+                progress.begin("downloading", total.unwrap_or(0));
+                progress.set(bytes);
+            }
+            Progress::Extract { bytes, total, .. } => {
+                progress.begin("extracting", total);
+                progress.set(bytes);
+            }
+            Progress::Waiting | Progress::Done => {}
+        }
+        show(p);
+    };
+    Ok(hub::resolve(source, &tell)?)
+}
+
+fn renderer(config: &Config, checkpoint: &Checkpoint, path: &Path) -> anyhow::Result<PromptRenderer> {
+    let renderer = match (checkpoint.source(), checkpoint.gguf_vocab()) {
+        (Source::HuggingFace(dir), _) => PromptRenderer::from_dir(dir)?,
+        (Source::Gguf(_), Some(fields)) => {
+            let f = fields.clone();
+            PromptRenderer::from_gguf(&GgufVocab {
+                model: f.model,
+                pre: f.pre,
+                tokens: f.tokens,
+                token_types: f.token_types,
+                scores: f.scores,
+                merges: f.merges,
+                bos: f.bos,
+                eos: f.eos,
+                unk: f.unk,
+                add_bos: f.add_bos,
+                add_space_prefix: f.add_space_prefix,
+                chat_template: f.chat_template,
+            })?
+        }
+        (Source::Gguf(_), None) => anyhow::bail!("{}: the file has no tokenizer", path.display()),
+    };
+    match &config.chat_template {
+        None => Ok(renderer),
+        Some(file) => {
+            let source = std::fs::read_to_string(file)
+                .with_context(|| format!("--chat-template: cannot read {}", file.display()))?;
+            PromptRenderer::with_source(renderer.tokenizer().clone(), Some(&source))
+                .with_context(|| format!("--chat-template {}", file.display()))
+        }
+    }
+}
+
+fn format(dtype: Dtype) -> Option<Format> {
+    match dtype {
+        Dtype::Auto => None,
+        Dtype::F32 => Some(Format::F32),
+        Dtype::Bf16 => Some(Format::BF16),
+        Dtype::Q8_0 => Some(Format::Q8_0),
+        Dtype::Q4_0 => Some(Format::Q4_0),
+    }
+}
+
+/// What may wait: as many prompt tokens as the queue has places, at an eighth of the context each, and at least
+/// one whole context.
+fn queued_tokens(config: &Config, max_model_len: usize) -> usize {
+    config.max_queued_requests.saturating_mul(max_model_len / 8).max(max_model_len)
+}
+
+/// The model's name in the API where none was given: the short name, or the file's or directory's.
+fn name(source: &ModelSource, path: &Path) -> String {
+    match source {
+        ModelSource::Alias(alias) => alias.name.to_owned(),
+        ModelSource::Path(_) | ModelSource::Pypi(_) => {
+            let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+            let canonical = || path.canonicalize().ok()?.file_name().map(|n| n.to_string_lossy().into_owned());
+            stem.map(|n| n.to_string_lossy().into_owned()).or_else(canonical).unwrap_or_else(|| "model".to_owned())
+        }
+    }
+}
+
+fn weights_bar(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("loading weights {bar:32} {bytes}/{total_bytes} {elapsed}")
+        .expect("the template is well formed");
+    ProgressBar::new(total).with_style(style)
+}
