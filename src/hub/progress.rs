@@ -21,7 +21,7 @@ pub enum Progress<'a> {
     },
     /// Unpacking and hashing.
     Extract {
-        /// Path in the wheel.
+        /// Name of the file.
         what: &'a str,
         /// So far.
         bytes: u64,

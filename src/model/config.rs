@@ -167,4 +167,5 @@ impl RopeScaling {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

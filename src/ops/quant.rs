@@ -237,4 +237,5 @@ fn quantize_q4_1(x: &[f32], b: &mut [u8]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

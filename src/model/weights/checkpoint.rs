@@ -194,6 +194,12 @@ fn open_gguf(path: &Path, map: Mmap) -> Result<Checkpoint, LoadError> {
         .map(|view| view.to_f32());
     let config = LlamaConfig::from_gguf(&gguf, factors).map_err(|e| in_file(&e))?;
     let vocab = GgufVocabFields::from_gguf(&gguf).map_err(|e| in_file(&e))?;
+    if let Some(n) = vocab.as_ref().map(|v| v.tokens.len()).filter(|n| *n > config.vocab_size) {
+        return Err(in_file(&format_args!(
+            "tokenizer.ggml.tokens has {n} tokens, llama.vocab_size is {}",
+            config.vocab_size
+        )));
+    }
     let mut tensors = BTreeMap::new();
     for (name, info) in gguf.tensors().filter(|(name, _)| *name != ROPE_FACTORS) {
         let Some(hf_name) = names::from_gguf(name) else {

