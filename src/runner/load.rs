@@ -24,12 +24,15 @@ pub struct RunnerOptions {
     pub max_num_batched_tokens: usize,
     /// Most sequences of a step.
     pub max_num_seqs: usize,
-    /// Bytes for the KV cache; `None`: enough for every sequence at full length, at most half of
-    /// the memory free after loading.
+    /// Bytes for the KV cache; `None`: enough for every sequence at full length, at most
+    /// [`DEFAULT_KV_BYTES`] and half of the memory free after loading.
     pub kv_cache_memory: Option<u64>,
     /// Instruction set.
     pub level: Level,
 }
+
+/// Most that the KV cache takes without being told to.
+pub const DEFAULT_KV_BYTES: u64 = 4 << 30;
 
 /// A model ready to run, and the sizes that were settled while loading.
 pub struct Loaded {
@@ -113,7 +116,8 @@ pub fn load(
     let model = Llama::load(&mut ops, checkpoint, config, progress)?;
 
     let wanted = (longest.div_ceil(BLOCK_SIZE) * options.max_num_seqs) as u64 * block_bytes;
-    let have = options.kv_cache_memory.unwrap_or_else(|| wanted.min(memory::available().unwrap_or(8 << 30) / 2));
+    let free = || memory::available().map_or(DEFAULT_KV_BYTES, |free| DEFAULT_KV_BYTES.min(free / 2));
+    let have = options.kv_cache_memory.unwrap_or_else(|| wanted.min(free()));
     let num_blocks = (have / block_bytes) as usize;
     let max_model_len = settle_length(config, options, have, num_blocks)?;
     ops.allocate_cache(num_blocks);
