@@ -69,7 +69,10 @@ impl CpuExecutor {
 
     fn assemble(&mut self, step: &StepInput) -> Result<(), ExecutorError> {
         let Input { tokens, positions, spans, outputs } = &mut self.input;
-        (tokens.clear(), positions.clear(), spans.clear(), outputs.clear());
+        tokens.clear();
+        positions.clear();
+        spans.clear();
+        outputs.clear();
         self.rows.clear();
         for row in &step.rows {
             let TokenSource::Host(range) = &row.tokens else {

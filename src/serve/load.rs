@@ -14,7 +14,7 @@ use crate::model::weights::{Checkpoint, Source};
 use crate::ops::cpu::level::Level;
 use crate::ops::cpu::pack::Format;
 use crate::runner::{self, RunnerOptions};
-use crate::text::{GgufVocab, PromptRenderer};
+use crate::text::PromptRenderer;
 
 /// Fetches and loads the model, telling `progress`. Blocks.
 pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<LoadedModel> {
@@ -114,23 +114,7 @@ fn fetch(source: &ModelSource, progress: &LoadProgress) -> anyhow::Result<std::p
 fn renderer(config: &Config, checkpoint: &Checkpoint, path: &Path) -> anyhow::Result<PromptRenderer> {
     let renderer = match (checkpoint.source(), checkpoint.gguf_vocab()) {
         (Source::HuggingFace(dir), _) => PromptRenderer::from_dir(dir)?,
-        (Source::Gguf(_), Some(fields)) => {
-            let f = fields.clone();
-            PromptRenderer::from_gguf(&GgufVocab {
-                model: f.model,
-                pre: f.pre,
-                tokens: f.tokens,
-                token_types: f.token_types,
-                scores: f.scores,
-                merges: f.merges,
-                bos: f.bos,
-                eos: f.eos,
-                unk: f.unk,
-                add_bos: f.add_bos,
-                add_space_prefix: f.add_space_prefix,
-                chat_template: f.chat_template,
-            })?
-        }
+        (Source::Gguf(_), Some(vocab)) => PromptRenderer::from_gguf(vocab)?,
         (Source::Gguf(_), None) => anyhow::bail!("{}: the file has no tokenizer", path.display()),
     };
     match &config.chat_template {

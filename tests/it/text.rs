@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use crate::support::goldens;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -104,8 +105,16 @@ fn merges_cannot_make_a_special_token_of_plain_text() {
 }
 
 /// Compares the tokenizer of SmolLM2's GGUF file with ids made by `tokenizers` and `transformers`.
-#[allow(dead_code, reason = "called where the model file is at hand")]
-pub fn check_smollm2(renderer: &PromptRenderer) {
+#[test]
+fn the_default_models_tokens_are_hugging_faces() {
+    let checkpoint = lima::model::weights::Checkpoint::open(goldens::default_model()).unwrap();
+    let renderer = &PromptRenderer::from_gguf(checkpoint.gguf_vocab().unwrap()).unwrap();
+    // The text of the perplexity golden, as transformers' tokenizer cut it.
+    let text = std::fs::read_to_string(goldens::path("perplexity.txt")).unwrap();
+    let expected = goldens::perplexity().tokens;
+    let tokens = renderer.tokenizer().encode(&text, false).unwrap();
+    assert_eq!(tokens[..expected.len()], expected);
+
     let golden = golden("smollm2_tokens.json");
     let tokenizer = renderer.tokenizer();
     assert_eq!(tokenizer.vocab_size() as u64, golden["vocab_size"].as_u64().unwrap());

@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 
 use super::error::{LoadError, shown};
 use super::gguf::{Gguf, MAGIC, TensorInfo};
-use super::{GgufVocabFields, TensorView, expected_tensors, names, safetensors};
+use super::{TensorView, expected_tensors, names, safetensors};
 use crate::model::config::{GenerationDefaults, LlamaConfig};
+use crate::text::GgufVocab;
 
 /// Largest JSON file read.
 const MAX_JSON: u64 = 16 << 20;
@@ -30,7 +31,7 @@ pub struct Checkpoint {
     source: Source,
     config: LlamaConfig,
     generation: GenerationDefaults,
-    vocab: Option<GgufVocabFields>,
+    vocab: Option<GgufVocab>,
     tensors: BTreeMap<String, TensorInfo>,
     map: Mmap,
 }
@@ -73,7 +74,7 @@ impl Checkpoint {
     }
 
     /// The vocabulary of a GGUF file.
-    pub fn gguf_vocab(&self) -> Option<&GgufVocabFields> {
+    pub fn gguf_vocab(&self) -> Option<&GgufVocab> {
         self.vocab.as_ref()
     }
 
@@ -193,7 +194,7 @@ fn open_gguf(path: &Path, map: Mmap) -> Result<Checkpoint, LoadError> {
         .and_then(|t| TensorView::new(t.dtype, t.rows, t.cols, &map[t.offset..][..t.size], None))
         .map(|view| view.to_f32());
     let config = LlamaConfig::from_gguf(&gguf, factors).map_err(|e| in_file(&e))?;
-    let vocab = GgufVocabFields::from_gguf(&gguf).map_err(|e| in_file(&e))?;
+    let vocab = GgufVocab::from_gguf(&gguf).map_err(|e| in_file(&e))?;
     if let Some(n) = vocab.as_ref().map(|v| v.tokens.len()).filter(|n| *n > config.vocab_size) {
         return Err(in_file(&format_args!(
             "tokenizer.ggml.tokens has {n} tokens, llama.vocab_size is {}",

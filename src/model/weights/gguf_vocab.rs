@@ -2,39 +2,10 @@
 
 use super::error::FormatError;
 use super::gguf::{Array, Gguf, Value};
+use crate::text::GgufVocab;
 
-/// `tokenizer.*` metadata.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct GgufVocabFields {
-    /// `tokenizer.ggml.model`: "gpt2", "llama".
-    pub model: String,
-    /// `tokenizer.ggml.pre`: name of the pre-tokenizer.
-    pub pre: Option<String>,
-    /// The tokens, by id.
-    pub tokens: Vec<String>,
-    /// ggml's token types, by id (1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6
-    /// byte); empty if absent.
-    pub token_types: Vec<i32>,
-    /// Scores, by id.
-    pub scores: Option<Vec<f32>>,
-    /// Merges, "left right", by rank; empty if absent.
-    pub merges: Vec<String>,
-    /// Beginning of sequence.
-    pub bos: Option<u32>,
-    /// End of sequence.
-    pub eos: Option<u32>,
-    /// Unknown token.
-    pub unk: Option<u32>,
-    /// Whether prompts begin with `bos`.
-    pub add_bos: Option<bool>,
-    /// Whether a leading space is added (SentencePiece models).
-    pub add_space_prefix: Option<bool>,
-    /// Jinja source.
-    pub chat_template: Option<String>,
-}
-
-impl GgufVocabFields {
-    /// Reads the fields; `None` if the file carries no vocabulary.
+impl GgufVocab {
+    /// Reads the `tokenizer.*` metadata; `None` if the file carries no vocabulary.
     pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Option<Self>, FormatError> {
         let Some(model) = gguf.str("tokenizer.ggml.model") else { return Ok(None) };
         let token = |name: &str| {

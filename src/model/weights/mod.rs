@@ -11,6 +11,5 @@ pub mod view;
 
 pub use checkpoint::{Checkpoint, Source};
 pub use error::LoadError;
-pub use gguf_vocab::GgufVocabFields;
 pub use names::expected_tensors;
 pub use view::TensorView;

@@ -562,25 +562,32 @@ macro_rules! multiversion {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
             unsafe fn avx512bf16($($a: $t),*) {
+                // SAFETY: this function has the type's features; the rest is the caller's promise.
                 unsafe { $kernel::<$crate::ops::cpu::simd::Avx512Bf16>($($a),*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
             unsafe fn avx512($($a: $t),*) {
+                // SAFETY: this function has the type's features; the rest is the caller's promise.
                 unsafe { $kernel::<$crate::ops::cpu::simd::Avx512>($($a),*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn avx2($($a: $t),*) {
+                // SAFETY: this function has the type's features; the rest is the caller's promise.
                 unsafe { $kernel::<$crate::ops::cpu::simd::Avx2>($($a),*) }
             }
             match level {
                 #[cfg(target_arch = "x86_64")]
+                // SAFETY: the machine has the level, or the caller could not name it.
                 Level::Avx512Bf16 => unsafe { avx512bf16($($a),*) },
                 #[cfg(target_arch = "x86_64")]
+                // SAFETY: the machine has the level, or the caller could not name it.
                 Level::Avx512 => unsafe { avx512($($a),*) },
                 #[cfg(target_arch = "x86_64")]
+                // SAFETY: the machine has the level, or the caller could not name it.
                 Level::Avx2 => unsafe { avx2($($a),*) },
+                // SAFETY: needs no features; the rest is the caller's promise.
                 _ => unsafe { $kernel::<$crate::ops::cpu::simd::Scalar>($($a),*) },
             }
         }

@@ -1,4 +1,5 @@
 //! Kernels against plain arithmetic, and every level against the scalar one, bit by bit.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
