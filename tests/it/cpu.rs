@@ -55,15 +55,18 @@ fn levels_threads_and_chunks_agree_bitwise() {
                     expected = None;
                 }
                 for (threads, chunk) in [(1, 512), (2, 33), (3, 1), (1, 100)] {
-                    let mut model = CpuModel::with(&checkpoint, CpuOptions {
-                        threads,
-                        level,
-                        format: Some(format),
-                        kv,
-                        max_tokens: 512,
-                        max_outputs: 512,
-                        max_positions: 512,
-                    });
+                    let mut model = CpuModel::with(
+                        &checkpoint,
+                        CpuOptions {
+                            threads,
+                            level,
+                            format: Some(format),
+                            kv,
+                            max_tokens: 512,
+                            max_outputs: 512,
+                            max_positions: 512,
+                        },
+                    );
                     let logits = model.logits(&tokens, chunk);
                     let bits: Vec<Vec<u32>> =
                         logits.iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect();

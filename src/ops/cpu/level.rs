@@ -21,7 +21,8 @@ impl Level {
     pub fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
             let avx512 = avx2
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
@@ -37,6 +38,14 @@ impl Level {
         }
         #[cfg(not(target_arch = "x86_64"))]
         Self::Scalar
+    }
+
+    /// Most rows of a matrix product computed together: as many as the registers hold.
+    pub(crate) fn panel(self) -> usize {
+        match self {
+            Self::Scalar | Self::Avx2 => 4,
+            Self::Avx512 | Self::Avx512Bf16 => 16,
+        }
     }
 
     /// The levels of this machine, lowest first.

@@ -31,7 +31,7 @@ use self::level::Level;
 use self::pack::{Activation, Format, Packed};
 use self::pool::Pool;
 use self::rope::RopeTable;
-use self::rows::{NormPtr, Rows};
+use self::rows::{NormPtr, Place, Rows};
 use self::work::{Join, Plan};
 use super::{Batch, Ops, OpsError};
 use crate::model::config::LlamaConfig;
@@ -156,7 +156,7 @@ impl Cpu {
             attended: Area::new(tokens, config.num_heads * dim),
             gated: Area::new(tokens, config.intermediate_size),
             logits: Area::new(outputs, config.vocab_size),
-            rows: Rows::new(tokens.max(outputs), widest),
+            rows: Rows::new(tokens.max(outputs), widest, pool.size()),
             partials: Buffer::zeroed(plan.max_slots() * group * (cache.padded_dim + 2)),
             scratch: Buffer::zeroed(pool.size() * scratch_len),
             scratch_len,
@@ -238,8 +238,9 @@ impl Cpu {
         self.pool.run(|worker| {
             worker.each(&next_row, count, row_chunk(count, worker.size), |i| {
                 let from = picked.map_or(i, |p| p[i] as usize) * stride;
+                let place = place(rows, i, count, level, worker.id);
                 // SAFETY: the row is inside the area; each worker prepares rows of its own.
-                unsafe { rows::prepare_row(level, source.at(from), norm.map(Norm::ptr), form, blocks, rows.row(i)) };
+                unsafe { rows::prepare_row(level, source.at(from), norm.map(Norm::ptr), form, blocks, place) };
             });
             worker.barrier();
             worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
@@ -256,8 +257,15 @@ impl Norm {
     }
 }
 
+/// Where row `i` of `count` is prepared, by worker `worker`.
+fn place(rows: &Rows, i: usize, count: usize, level: Level, worker: usize) -> Place {
+    let (from, size) = rows::panel(i, count, level.panel());
+    Place { panel: rows.at(from), lane: i - from, rows: size, staging: rows.staging(worker) }
+}
+
 fn row_chunk(rows: usize, workers: usize) -> usize {
-    (rows / (workers * 4)).clamp(1, 8)
+    // Whole panels, so that two workers do not write the same cache lines.
+    if rows >= 32 * workers { 16 } else { 1 }
 }
 
 fn tile_chunk(tiles: usize, workers: usize) -> usize {
@@ -386,10 +394,11 @@ impl Ops for Cpu {
         let norm = norm.as_deref();
         self.pool.run(|worker| {
             worker.each(&next_row, count, row_chunk(count, worker.size), |i| {
+                let place = place(rows, i, count, level, worker.id);
                 // SAFETY: as in `multiply`.
                 unsafe {
                     let from = source.at(i * stride);
-                    rows::prepare_row(level, from, norm.map(Norm::ptr), form, blocks, rows.row(i));
+                    rows::prepare_row(level, from, norm.map(Norm::ptr), form, blocks, place);
                 }
             });
             worker.barrier();

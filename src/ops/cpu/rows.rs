@@ -7,60 +7,103 @@ use super::simd::{Simd, multiversion};
 /// Prepared activations: up to `capacity` rows of up to `width` columns (a multiple of 32), in whichever
 /// form the weights ask for. Int8 rows come with, for each block of 32, the scale `d` and three sums
 /// that stand for the zero points: `-128 Σq`, `-8 Σq` and `d Σq`.
+///
+/// Rows are kept in panels of 16, 8, 4, 2 or 1, those that a kernel multiplies together: [`panel`]. Inside
+/// one, the same column of all its rows lies side by side (for int8, the same four columns; for native
+/// bf16, the same two), so that a kernel needs one pointer.
 pub(crate) struct Rows {
     width: usize,
     f: Buffer<f32>,
-    h: Buffer<u16>,
-    q: Buffer<i8>,
+    h: Buffer<u32>,
+    q: Buffer<i32>,
     d: Buffer<f32>,
     c128: Buffer<i32>,
     c8: Buffer<i32>,
     ds: Buffer<f32>,
+    /// One row for each worker.
+    staging: Buffer<f32>,
 }
 
-/// One prepared row.
+/// A panel, or with `lane` and `rows` one row in it.
 #[derive(Clone, Copy)]
-pub(crate) struct RowPtr {
+pub(crate) struct PanelPtr {
     pub(crate) f: *mut f32,
-    pub(crate) h: *mut u16,
-    pub(crate) q: *mut i8,
+    pub(crate) h: *mut u32,
+    pub(crate) q: *mut i32,
     pub(crate) d: *mut f32,
     pub(crate) c128: *mut i32,
     pub(crate) c8: *mut i32,
     pub(crate) ds: *mut f32,
 }
 
+/// The first row and the number of rows of the panel that holds row `i` of `count`: as many panels of `widest`
+/// (a power of two) rows as there are, then ever smaller ones.
+#[inline]
+pub(crate) fn panel(i: usize, count: usize, widest: usize) -> (usize, usize) {
+    let mut from = count / widest * widest;
+    if i < from {
+        return (i / widest * widest, widest);
+    }
+    let mut size = widest;
+    loop {
+        // The rest is below `widest`, so each size occurs at most once.
+        while count - from < size {
+            size /= 2;
+        }
+        if i < from + size {
+            return (from, size);
+        }
+        from += size;
+    }
+}
+
 impl Rows {
-    pub(crate) fn new(capacity: usize, width: usize) -> Self {
+    pub(crate) fn new(capacity: usize, width: usize, workers: usize) -> Self {
         let width = width.next_multiple_of(BLOCK);
         let (n, blocks) = (capacity * width, capacity * width / BLOCK);
         Self {
             width,
             f: Buffer::zeroed(n),
-            h: Buffer::zeroed(n),
-            q: Buffer::zeroed(n),
+            h: Buffer::zeroed(n / 2),
+            q: Buffer::zeroed(n / 4),
             d: Buffer::zeroed(blocks),
             c128: Buffer::zeroed(blocks),
             c8: Buffer::zeroed(blocks),
             ds: Buffer::zeroed(blocks),
+            staging: Buffer::zeroed(workers * width),
         }
     }
 
-    /// Pointers to row `i`. Different workers write different rows.
+    /// Pointers to the panel that begins with row `from`.
     #[inline(always)]
-    pub(crate) fn row(&self, i: usize) -> RowPtr {
-        let (n, b) = (i * self.width, i * self.width / BLOCK);
+    pub(crate) fn at(&self, from: usize) -> PanelPtr {
+        let (n, b) = (from * self.width, from * self.width / BLOCK);
         debug_assert!(n + self.width <= self.f.len());
-        RowPtr {
+        PanelPtr {
             f: self.f.as_ptr_shared().wrapping_add(n),
-            h: self.h.as_ptr_shared().wrapping_add(n),
-            q: self.q.as_ptr_shared().wrapping_add(n),
+            h: self.h.as_ptr_shared().wrapping_add(n / 2),
+            q: self.q.as_ptr_shared().wrapping_add(n / 4),
             d: self.d.as_ptr_shared().wrapping_add(b),
             c128: self.c128.as_ptr_shared().wrapping_add(b),
             c8: self.c8.as_ptr_shared().wrapping_add(b),
             ds: self.ds.as_ptr_shared().wrapping_add(b),
         }
     }
+
+    /// Where worker `worker` may keep a row.
+    pub(crate) fn staging(&self, worker: usize) -> *mut f32 {
+        self.staging.as_ptr_shared().wrapping_add(worker * self.width)
+    }
+}
+
+/// Where a prepared row goes: lane `lane` of a panel of `rows`.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) panel: PanelPtr,
+    pub(crate) lane: usize,
+    pub(crate) rows: usize,
+    /// Room for one row.
+    pub(crate) staging: *mut f32,
 }
 
 /// RMSNorm to apply on the way: padded weights, epsilon, true width.
@@ -73,10 +116,11 @@ pub(crate) struct NormPtr {
 
 /// Prepares one row: `src` holds `blocks` × 32 numbers, zero beyond the true width.
 #[inline(always)]
-unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activation, blocks: usize, dst: RowPtr) {
+unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activation, blocks: usize, to: Place) {
     // SAFETY: the caller's pointers hold `blocks` blocks each.
     unsafe {
         let mut src = src;
+        let (panel, lane, rows) = (to.panel, to.lane, to.rows);
         if let Some(norm) = norm {
             let mut squares = S::splat(0.0);
             for k in (0..blocks * BLOCK).step_by(16) {
@@ -86,25 +130,34 @@ unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activat
             let scale = S::splat(1.0 / (S::sum(squares) / norm.width as f32 + norm.eps).sqrt());
             for k in (0..blocks * BLOCK).step_by(16) {
                 let x = S::mul(S::load(src.add(k)), scale);
-                S::store(dst.f.add(k), S::mul(x, S::load(norm.weight.add(k))));
+                S::store(to.staging.add(k), S::mul(x, S::load(norm.weight.add(k))));
             }
-            src = dst.f;
+            src = to.staging;
         }
         match form {
             Activation::F32 => {
-                if norm.is_none() {
-                    std::ptr::copy_nonoverlapping(src, dst.f, blocks * BLOCK);
+                for k in 0..blocks * BLOCK {
+                    *panel.f.add(k * rows + lane) = *src.add(k);
                 }
             }
             Activation::BF16 => {
+                let mut h = [0u16; 16];
                 for k in (0..blocks * BLOCK).step_by(16) {
-                    S::store_bf16(dst.h.add(k), S::load(src.add(k)));
-                    if !S::NATIVE_BF16 {
-                        S::store(dst.f.add(k), S::load_bf16(dst.h.add(k)));
+                    S::store_bf16(h.as_mut_ptr(), S::load(src.add(k)));
+                    if S::NATIVE_BF16 {
+                        for i in 0..8 {
+                            let pair = u32::from(h[2 * i]) | u32::from(h[2 * i + 1]) << 16;
+                            *panel.h.add((k / 2 + i) * rows + lane) = pair;
+                        }
+                    } else {
+                        for i in 0..16 {
+                            *panel.f.add((k + i) * rows + lane) = f32::from_bits(u32::from(h[i]) << 16);
+                        }
                     }
                 }
             }
             Activation::Int8 => {
+                let mut q = [0i32; 8];
                 for b in 0..blocks {
                     let (x, y) = (S::load(src.add(b * BLOCK)), S::load(src.add(b * BLOCK + 16)));
                     let top = S::max_lane(S::max(S::abs(x), S::abs(y)));
@@ -112,13 +165,16 @@ unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activat
                     let (d, inverse) = if top > 1e-30 { (top / 127.0, 127.0 / top) } else { (0.0, 0.0) };
                     let inverse = S::splat(inverse);
                     let (x, y) = (S::round(S::mul(x, inverse)), S::round(S::mul(y, inverse)));
-                    S::store_i8(dst.q.add(b * BLOCK), x);
-                    S::store_i8(dst.q.add(b * BLOCK + 16), y);
+                    S::store_i8(q.as_mut_ptr().cast(), x);
+                    S::store_i8(q.as_mut_ptr().add(4).cast(), y);
+                    for i in 0..8 {
+                        *panel.q.add((b * 8 + i) * rows + lane) = q[i];
+                    }
                     let sum = S::sum_i(S::add_i(x, y));
-                    *dst.d.add(b) = d;
-                    *dst.c128.add(b) = -128 * sum;
-                    *dst.c8.add(b) = -8 * sum;
-                    *dst.ds.add(b) = d * sum as f32;
+                    *panel.d.add(b * rows + lane) = d;
+                    *panel.c128.add(b * rows + lane) = -128 * sum;
+                    *panel.c8.add(b * rows + lane) = -8 * sum;
+                    *panel.ds.add(b * rows + lane) = d * sum as f32;
                 }
             }
         }
@@ -128,6 +184,6 @@ unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activat
 multiversion! {
     /// Prepares one row for a matrix product.
     pub(crate) unsafe fn prepare_row = prepare(
-        src: *const f32, norm: Option<NormPtr>, form: Activation, blocks: usize, dst: RowPtr,
+        src: *const f32, norm: Option<NormPtr>, form: Activation, blocks: usize, to: Place,
     );
 }

@@ -9,7 +9,6 @@
 //! type, and pointers must be valid for the lanes they name.
 #![allow(unsafe_op_in_unsafe_fn, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
-
 /// Sixteen 32-bit lanes, or 64 bytes.
 pub(crate) trait Simd: Copy {
     /// 16 × f32.
@@ -20,8 +19,8 @@ pub(crate) trait Simd: Copy {
     type B: Copy;
     /// Query rows attended together: fits the register file.
     const QUERIES: usize;
-    /// Whether there are registers for 16 rows of a matrix product.
-    const WIDE: bool = false;
+    /// Most rows of a matrix product computed together: see [`Level::panel`](super::level::Level::panel).
+    const PANEL: usize = 4;
     /// Whether [`Simd::dot_bf16`] is native: activations are then bf16 pairs, else f32.
     const NATIVE_BF16: bool = false;
 
@@ -312,8 +311,11 @@ mod x86 {
             let w = [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(16).cast())];
             let m = _mm256_set1_epi32(0xffff_0000u32 as i32);
             (
-                w.map(|v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v))),
-                w.map(|v| _mm256_castsi256_ps(_mm256_and_si256(v, m))),
+                [
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w[0])),
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w[1])),
+                ],
+                [_mm256_castsi256_ps(_mm256_and_si256(w[0], m)), _mm256_castsi256_ps(_mm256_and_si256(w[1], m))],
             )
         }
         #[inline(always)]
@@ -334,7 +336,11 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn exp2_int(x: Self::I) -> Self::F {
-            x.map(|v| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(v, _mm256_set1_epi32(127)))))
+            let bias = _mm256_set1_epi32(127);
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(x[0], bias))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(x[1], bias))),
+            ]
         }
         #[inline(always)]
         unsafe fn store_i8(p: *mut i8, x: Self::I) {
@@ -353,11 +359,13 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn low_nibbles(x: Self::B) -> Self::B {
-            x.map(|v| _mm256_and_si256(v, _mm256_set1_epi8(15)))
+            let mask = _mm256_set1_epi8(15);
+            [_mm256_and_si256(x[0], mask), _mm256_and_si256(x[1], mask)]
         }
         #[inline(always)]
         unsafe fn high_nibbles(x: Self::B) -> Self::B {
-            x.map(|v| _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15)))
+            let mask = _mm256_set1_epi8(15);
+            [_mm256_and_si256(_mm256_srli_epi16::<4>(x[0]), mask), _mm256_and_si256(_mm256_srli_epi16::<4>(x[1]), mask)]
         }
         #[inline(always)]
         unsafe fn dot(acc: Self::I, w: Self::B, a: i32) -> Self::I {
@@ -368,18 +376,14 @@ mod x86 {
                 let w = _mm256_and_si256(w, _mm256_set1_epi8(mask));
                 _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), ones)
             };
-            let at = |i: usize| {
-                _mm256_add_epi32(acc[i], _mm256_add_epi32(part(w[i], 0x7f), part(w[i], 0x80u8 as i8)))
-            };
+            let at = |i: usize| _mm256_add_epi32(acc[i], _mm256_add_epi32(part(w[i], 0x7f), part(w[i], 0x80u8 as i8)));
             [at(0), at(1)]
         }
         #[inline(always)]
         unsafe fn dot_small(acc: Self::I, w: Self::B, a: i32) -> Self::I {
             let ones = _mm256_set1_epi16(1);
             let a = _mm256_set1_epi32(a);
-            let at = |i: usize| {
-                _mm256_add_epi32(acc[i], _mm256_madd_epi16(_mm256_maddubs_epi16(w[i], a), ones))
-            };
+            let at = |i: usize| _mm256_add_epi32(acc[i], _mm256_madd_epi16(_mm256_maddubs_epi16(w[i], a), ones));
             [at(0), at(1)]
         }
     }
@@ -409,7 +413,7 @@ mod x86 {
                 type I = __m512i;
                 type B = __m512i;
                 const QUERIES: usize = 6;
-                const WIDE: bool = true;
+                const PANEL: usize = 16;
                 const NATIVE_BF16: bool = $native;
 
                 #[inline(always)]
@@ -583,4 +587,3 @@ macro_rules! multiversion {
     )*};
 }
 pub(crate) use multiversion;
-

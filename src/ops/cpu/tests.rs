@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::gemm::{Store, gate_up_tile, linear_tile};
 use super::level::Level;
 use super::pack::{BLOCK, Format, Packed, TILE};
-use super::rows::{NormPtr, Rows, prepare_row};
+use super::rows::{NormPtr, Place, Rows, panel, prepare_row};
 use super::simd::{Simd, multiversion};
 use crate::model::weights::TensorView;
 use crate::ops::quant::{DType, dequantize_row, quantize_row};
 
-const FORMATS: [Format; 6] =
-    [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4_1];
+const FORMATS: [Format; 6] = [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4_1];
 
 /// Numbers that look random: splitmix64.
 struct Random(u64);
@@ -56,12 +55,14 @@ fn exact_levels(format: Format) -> impl Iterator<Item = Level> {
 /// `count` rows of `cols` inputs, prepared for `w` at `level`.
 fn prepared(level: Level, w: &Packed, inputs: &[f32], norm: Option<NormPtr>) -> Rows {
     let count = inputs.len() / w.cols;
-    let rows = Rows::new(count, w.cols);
+    let rows = Rows::new(count, w.cols, 1);
     let mut padded = vec![0f32; w.blocks() * BLOCK];
     for (i, input) in inputs.chunks_exact(w.cols).enumerate() {
         padded[..w.cols].copy_from_slice(input);
+        let (from, size) = panel(i, count, level.panel());
+        let place = Place { panel: rows.at(from), lane: i - from, rows: size, staging: rows.staging(0) };
         // SAFETY: `padded` and the row hold the matrix's blocks.
-        unsafe { prepare_row(level, padded.as_ptr(), norm, w.format.activation(), w.blocks(), rows.row(i)) };
+        unsafe { prepare_row(level, padded.as_ptr(), norm, w.format.activation(), w.blocks(), place) };
     }
     rows
 }
@@ -92,9 +93,8 @@ fn products_equal_plain_arithmetic_and_all_levels_agree() {
                 let expected = multiply(Level::Scalar, &w, &x, count, 0.0, Store::Set);
                 for i in 0..count {
                     for j in 0..rows {
-                        let dot: f64 = (0..cols)
-                            .map(|k| f64::from(inputs[i * cols + k]) * f64::from(numbers[j * cols + k]))
-                            .sum();
+                        let dot: f64 =
+                            (0..cols).map(|k| f64::from(inputs[i * cols + k]) * f64::from(numbers[j * cols + k])).sum();
                         let got = f64::from(expected[i * w.tiles() * TILE + j]);
                         let tolerance = match format {
                             Format::F32 | Format::F16 => 1e-4,
@@ -110,6 +110,23 @@ fn products_equal_plain_arithmetic_and_all_levels_agree() {
                     assert_eq!(bits(&got), bits(&expected), "{format:?} {rows}x{cols} {count} {level}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn panels_cover_all_rows_in_order() {
+    for widest in [4, 16] {
+        for count in 1..70 {
+            let mut next = 0;
+            while next < count {
+                let (from, size) = panel(next, count, widest);
+                assert_eq!(from, next);
+                assert!(size <= widest && size.is_power_of_two() && size * 2 > (count - from).min(widest));
+                assert!((from..from + size).all(|i| panel(i, count, widest) == (from, size)));
+                next += size;
+            }
+            assert_eq!(next, count);
         }
     }
 }
@@ -185,10 +202,7 @@ fn the_gated_product_is_silu_of_gate_times_up() {
         let mut first = None;
         for level in exact_levels(format) {
             let x = prepared(level, &gate, &inputs, None);
-            let (g, u) = (
-                multiply(level, &gate, &x, 6, 0.0, Store::Set),
-                multiply(level, &up, &x, 6, 0.0, Store::Set),
-            );
+            let (g, u) = (multiply(level, &gate, &x, 6, 0.0, Store::Set), multiply(level, &up, &x, 6, 0.0, Store::Set));
             let mut out = vec![0f32; 6 * 48];
             for tile in 0..3 {
                 // SAFETY: six rows of three tiles.
@@ -217,7 +231,7 @@ fn norms_equal_plain_arithmetic_and_all_levels_agree() {
     for level in Level::available() {
         let rows = prepared(level, &w, &inputs, Some(norm));
         // SAFETY: the row has 128 numbers.
-        let got = unsafe { std::slice::from_raw_parts(rows.row(0).f, 128) };
+        let got = unsafe { std::slice::from_raw_parts(rows.at(0).f, 128) };
         for k in 0..100 {
             let expected = f64::from(inputs[k]) / (mean + 1e-5).sqrt() * f64::from(weight[k]);
             assert!((f64::from(got[k]) - expected).abs() < 1e-5);
