@@ -6,6 +6,7 @@
 //! - Q8_0, Q4_0, Q4_1: an exact integer dot product a block, then `fma(dot, d_w · d_x, acc)`, and for Q4_1
 //!   `fma(m_w, d_x · Σq, acc)`.
 
+use super::level::Level;
 use super::pack::{BLOCK, Format, Packed, TILE, TilePtr};
 use super::rows::{PanelPtr, Rows};
 use super::simd::{Simd, multiversion};
@@ -46,22 +47,7 @@ unsafe fn product<S: Simd, const M: usize>(w: &Packed, tile: usize, rows: &Rows,
                     }
                 }
             }
-            Format::BF16 => {
-                let at = at.quants.cast::<u16>();
-                for k in (0..w.blocks() * BLOCK).step_by(2) {
-                    if S::NATIVE_BF16 {
-                        for i in 0..M {
-                            acc[i] = S::dot_bf16(acc[i], at.add(k * TILE), *x.h.add(k / 2 * M + i));
-                        }
-                    } else {
-                        let (even, odd) = S::load_bf16_pairs(at.add(k * TILE));
-                        for i in 0..M {
-                            acc[i] = S::fma(odd, S::splat(*x.f.add((k + 1) * M + i)), acc[i]);
-                            acc[i] = S::fma(even, S::splat(*x.f.add(k * M + i)), acc[i]);
-                        }
-                    }
-                }
-            }
+            Format::BF16 => unreachable!("has a kernel of its own"),
             Format::Q8_0 => {
                 for b in 0..w.blocks() {
                     let at8 = at.quants.add(b * TILE * BLOCK);
@@ -81,6 +67,31 @@ unsafe fn product<S: Simd, const M: usize>(w: &Packed, tile: usize, rows: &Rows,
             }
             Format::Q4_0 => nibbles::<S, M, false>(w, at, x, &mut acc),
             Format::Q4_1 => nibbles::<S, M, true>(w, at, x, &mut acc),
+        }
+        acc
+    }
+}
+
+/// [`product`] for bf16 weights.
+#[inline(always)]
+unsafe fn product_bf16<S: Simd, const M: usize>(w: &Packed, tile: usize, rows: &Rows, m: usize) -> [S::F; M] {
+    let at = w.tile(tile).quants.cast::<u16>();
+    let x = rows.at(m);
+    // SAFETY: as in `product`.
+    unsafe {
+        let mut acc = [S::splat(0.0); M];
+        for k in (0..w.blocks() * BLOCK).step_by(2) {
+            if S::NATIVE_BF16 {
+                for i in 0..M {
+                    acc[i] = S::dot_bf16(acc[i], at.add(k * TILE), *x.h.add(k / 2 * M + i));
+                }
+            } else {
+                let (even, odd) = S::load_bf16_pairs(at.add(k * TILE));
+                for i in 0..M {
+                    acc[i] = S::fma(odd, S::splat(*x.f.add((k + 1) * M + i)), acc[i]);
+                    acc[i] = S::fma(even, S::splat(*x.f.add(k * M + i)), acc[i]);
+                }
+            }
         }
         acc
     }
@@ -126,12 +137,12 @@ macro_rules! by_panels {
     ($s:ty, $count:expr, |$from:ident, $m:ident| $body:block) => {{
         let mut $from = 0;
         macro_rules! step {
-                            ($n:literal) => {{
-                                const $m: usize = $n;
-                                $body
-                                $from += $n;
-                            }};
-                        }
+                                ($n:literal) => {{
+                                    const $m: usize = $n;
+                                    $body
+                                    $from += $n;
+                                }};
+                            }
         while $from < $count {
             match $count - $from {
                 16.. if <$s>::PANEL >= 16 => step!(16),
@@ -146,59 +157,99 @@ macro_rules! by_panels {
 
 /// One tile of `out[count, stride] (+)= rows · Wᵀ`.
 #[inline(always)]
-unsafe fn linear<S: Simd>(
-    w: &Packed,
-    tile: usize,
-    rows: &Rows,
-    count: usize,
-    out: *mut f32,
-    stride: usize,
-    store: Store,
-) {
-    // SAFETY: `out` has `count` rows of `stride` floats, and 16 of them from the tile's first.
+unsafe fn linear<S: Simd>(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out) {
+    // SAFETY: `out` has `count` rows of 16 floats.
     unsafe {
         by_panels!(S, count, |m, M| {
             let acc = product::<S, M>(w, tile, rows, m);
-            for i in 0..M {
-                let at = out.add((m + i) * stride + tile * TILE);
-                S::store(at, if store == Store::Add { S::add(S::load(at), acc[i]) } else { acc[i] });
-            }
+            put::<S, M>(&acc, m, out);
         });
     }
 }
 
-/// One tile of `out[count, stride] = silu(rows · Gᵀ) · (rows · Uᵀ)`.
+/// [`linear`] for bf16 weights.
 #[inline(always)]
-unsafe fn gate_up<S: Simd>(
-    gate: &Packed,
-    up: &Packed,
-    tile: usize,
-    rows: &Rows,
-    count: usize,
-    out: *mut f32,
-    stride: usize,
-) {
+unsafe fn linear_bf16<S: Simd>(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out) {
     // SAFETY: as in `linear`.
     unsafe {
         by_panels!(S, count, |m, M| {
-            let g = product::<S, M>(gate, tile, rows, m);
-            let u = product::<S, M>(up, tile, rows, m);
-            for i in 0..M {
-                let one = S::splat(1.0);
-                let silu = S::div(g[i], S::add(one, S::exp(S::neg(g[i]))));
-                S::store(out.add((m + i) * stride + tile * TILE), S::mul(silu, u[i]));
-            }
+            let acc = product_bf16::<S, M>(w, tile, rows, m);
+            put::<S, M>(&acc, m, out);
         });
+    }
+}
+
+#[inline(always)]
+unsafe fn put<S: Simd, const M: usize>(acc: &[S::F; M], m: usize, out: Out) {
+    // SAFETY: as in `linear`.
+    unsafe {
+        for i in 0..M {
+            let at = out.at.add((m + i) * out.stride);
+            S::store(at, if out.store == Store::Add { S::add(S::load(at), acc[i]) } else { acc[i] });
+        }
+    }
+}
+
+/// `gate = silu(gate) · up`, a tile's 16 columns of `count` rows; `up`'s rows are 16 apart.
+#[inline(always)]
+unsafe fn silu_mul<S: Simd>(gate: Out, up: *const f32, count: usize) {
+    // SAFETY: as in `linear`.
+    unsafe {
+        for i in 0..count {
+            let at = gate.at.add(i * gate.stride);
+            let g = S::load(at);
+            let silu = S::div(g, S::add(S::splat(1.0), S::exp(S::neg(g))));
+            S::store(at, S::mul(silu, S::load(up.add(i * TILE))));
+        }
     }
 }
 
 multiversion! {
-    /// One tile of a linear map over `count` prepared rows; `out` is that of output feature 0.
-    pub(crate) unsafe fn linear_tile = linear(
-        w: &Packed, tile: usize, rows: &Rows, count: usize, out: *mut f32, stride: usize, store: Store,
-    );
-    /// One tile of the gated product over `count` prepared rows.
-    pub(crate) unsafe fn gate_up_tile = gate_up(
-        gate: &Packed, up: &Packed, tile: usize, rows: &Rows, count: usize, out: *mut f32, stride: usize,
-    );
+    unsafe fn linear_any = linear(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out);
+    unsafe fn linear_bf16_any = linear_bf16(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out)
+        with native bf16;
+    unsafe fn silu_mul_any = silu_mul(gate: Out, up: *const f32, count: usize);
+}
+
+/// Where a tile's products go: the first row's 16 floats, and the distance to the next row.
+#[derive(Clone, Copy)]
+pub(crate) struct Out {
+    pub(crate) at: *mut f32,
+    pub(crate) stride: usize,
+    pub(crate) store: Store,
+}
+
+/// One tile of a linear map over `count` prepared rows.
+///
+/// # Safety
+/// The CPU has `level`'s features, the rows are prepared for `w`, and `out` has `count` rows.
+pub(crate) unsafe fn linear_tile(level: Level, w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match w.format {
+            Format::BF16 => linear_bf16_any(level, w, tile, rows, count, out),
+            _ => linear_any(level, w, tile, rows, count, out),
+        }
+    }
+}
+
+/// One tile of `silu(rows · Gᵀ) · (rows · Uᵀ)` over `count` prepared rows.
+///
+/// # Safety
+/// As [`linear_tile`]; `scratch` has `count` × 16 floats.
+pub(crate) unsafe fn gate_up_tile(
+    level: Level,
+    (gate, up): (&Packed, &Packed),
+    tile: usize,
+    rows: &Rows,
+    count: usize,
+    out: Out,
+    scratch: *mut f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        linear_tile(level, gate, tile, rows, count, out);
+        linear_tile(level, up, tile, rows, count, Out { at: scratch, stride: TILE, store: Store::Set });
+        silu_mul_any(level, out, scratch, count);
+    }
 }

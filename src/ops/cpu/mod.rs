@@ -25,7 +25,7 @@ use std::sync::atomic::AtomicUsize;
 
 use self::attention::{Args, Item};
 use self::buffer::Buffer;
-use self::gemm::Store;
+use self::gemm::{Out, Store};
 use self::kv::{KvPool, KvType};
 use self::level::Level;
 use self::pack::{Activation, Format, Packed};
@@ -133,6 +133,8 @@ pub struct Cpu {
     partials: Buffer<f32>,
     scratch: Buffer<f32>,
     scratch_len: usize,
+    /// One tile's up projection for each worker.
+    up: Buffer<f32>,
     plan: Plan,
     tokens: usize,
     forwards: u64,
@@ -159,6 +161,7 @@ impl Cpu {
             rows: Rows::new(tokens.max(outputs), widest, pool.size()),
             partials: Buffer::zeroed(plan.max_slots() * group * (cache.padded_dim + 2)),
             scratch: Buffer::zeroed(pool.size() * scratch_len),
+            up: Buffer::zeroed(pool.size() * tokens * pack::TILE),
             scratch_len,
             plan,
             cache,
@@ -245,7 +248,10 @@ impl Cpu {
             worker.barrier();
             worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
                 // SAFETY: each worker writes tiles (columns) of its own; the area has `count` rows.
-                unsafe { gemm::linear_tile(level, matrix, tile, rows, count, to.0.at(0), to.1, store) };
+                unsafe {
+                    let out = Out { at: to.0.at(tile * pack::TILE), stride: to.1, store };
+                    gemm::linear_tile(level, matrix, tile, rows, count, out);
+                }
             });
         });
     }
@@ -389,6 +395,7 @@ impl Ops for Cpu {
         let (gate, up) = (&w.matrix, w.up.as_ref().expect("made by load_gate_up"));
         let (to, to_stride) = (self.gated.ptr(), self.gated.stride);
         let (rows, level, count) = (&self.rows, self.options.level, self.tokens);
+        let (up_scratch, up_len) = (Shared(self.up.as_ptr_shared()), self.options.max_tokens * pack::TILE);
         let (form, blocks, tiles): (Activation, _, _) = (gate.format.activation(), gate.blocks(), gate.tiles());
         let (next_row, next_tile) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let norm = norm.as_deref();
@@ -404,7 +411,11 @@ impl Ops for Cpu {
             worker.barrier();
             worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
                 // SAFETY: as in `multiply`.
-                unsafe { gemm::gate_up_tile(level, gate, up, tile, rows, count, to.at(0), to_stride) };
+                unsafe {
+                    let out = Out { at: to.at(tile * pack::TILE), stride: to_stride, store: Store::Set };
+                    let scratch = up_scratch.at(worker.id * up_len);
+                    gemm::gate_up_tile(level, (gate, up), tile, rows, count, out, scratch);
+                }
             });
         });
         Ok(X::Gated)

@@ -185,5 +185,5 @@ multiversion! {
     /// Prepares one row for a matrix product.
     pub(crate) unsafe fn prepare_row = prepare(
         src: *const f32, norm: Option<NormPtr>, form: Activation, blocks: usize, to: Place,
-    );
+    ) with native bf16;
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::gemm::{Store, gate_up_tile, linear_tile};
+use super::gemm::{Out, Store, gate_up_tile, linear_tile};
 use super::level::Level;
 use super::pack::{BLOCK, Format, Packed, TILE};
 use super::rows::{NormPtr, Place, Rows, panel, prepare_row};
@@ -73,7 +73,10 @@ fn multiply(level: Level, w: &Packed, rows: &Rows, count: usize, from: f32, stor
     let mut out = vec![from; count * stride];
     for tile in 0..w.tiles() {
         // SAFETY: `out` has `count` rows of all tiles.
-        unsafe { linear_tile(level, w, tile, rows, count, out.as_mut_ptr(), stride, store) };
+        unsafe {
+            let out = Out { at: out.as_mut_ptr().add(tile * TILE), stride, store };
+            linear_tile(level, w, tile, rows, count, out);
+        }
     }
     out
 }
@@ -207,7 +210,11 @@ fn the_gated_product_is_silu_of_gate_times_up() {
             let mut out = vec![0f32; 6 * 48];
             for tile in 0..3 {
                 // SAFETY: six rows of three tiles.
-                unsafe { gate_up_tile(level, &gate, &up, tile, &x, 6, out.as_mut_ptr(), 48) };
+                unsafe {
+                    let out = Out { at: out.as_mut_ptr().add(tile * TILE), stride: 48, store: Store::Set };
+                    let mut scratch = [0f32; 6 * TILE];
+                    gate_up_tile(level, (&gate, &up), tile, &x, 6, out, scratch.as_mut_ptr());
+                }
             }
             for i in 0..out.len() {
                 let expected = g[i] / (1.0 + (-g[i]).exp()) * u[i];
