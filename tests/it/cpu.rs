@@ -32,7 +32,7 @@ fn graph_and_cpu_agree() {
     for name in goldens::SMALL {
         let mut graph = GraphModel::open(&goldens::path(name), false);
         let mut cpu = CpuModel::open(&goldens::path(name), Some(Format::F32), Level::best(), 2);
-        let tokens: Vec<u32> = (0..300u32).map(|i| (i * i + 7) % cpu.vocab as u32).collect();
+        let tokens: Vec<u32> = (0..250u32).map(|i| (i * i + 7) % cpu.vocab as u32).collect();
         for (ours, theirs) in cpu.logits(&tokens, 512).iter().zip(&graph.logits(&tokens)) {
             let (ours, theirs) = (goldens::log_softmax(ours), goldens::log_softmax(theirs));
             ours.iter().zip(&theirs).for_each(|(a, b)| assert!((a - b).abs() <= 1e-3, "{name}: {a} {b}"));
@@ -46,7 +46,7 @@ fn levels_threads_and_chunks_agree_bitwise() {
     for format in FORMATS {
         let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
         let config = checkpoint.config();
-        let tokens: Vec<u32> = (0..290u32).map(|i| (i * i * 3 + 5) % config.vocab_size as u32).collect();
+        let tokens: Vec<u32> = (0..250u32).map(|i| (i * i * 3 + 5) % config.vocab_size as u32).collect();
         for kv in [KvType::F32, KvType::BF16] {
             let mut expected: Option<Vec<Vec<u32>>> = None;
             for level in Level::available() {
