@@ -7,7 +7,7 @@ use crate::support::server::{Server, ask, spelled};
 #[tokio::test]
 async fn a_signal_drains() {
     let server = Server::start(&["--kv-cache-memory", "64MiB", "--max-model-len", "1024"]).await;
-    let mut body = ask("Write a long story about a lighthouse.", 300, 1);
+    let mut body = ask("Write a long story about a lighthouse.", 150, 1);
     body["ignore_eos"] = json!(true);
     let mut running = server.stream(&body).await;
     let mut chunks = vec![running.next().await.unwrap()];

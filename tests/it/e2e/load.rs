@@ -11,7 +11,7 @@ use crate::support::server::{Server, ask, said, spelled};
 fn mixed(i: usize) -> Value {
     let topic = ["the sea", "bread", "mountains and how they came to be", "music", "a clock"][i % 5];
     let words = "Think it over. ".repeat(i * 7 % 11);
-    ask(&format!("Question {i}: {words}what is good about {topic}?"), 2 + (i as u32 * 11) % 29, i as u64)
+    ask(&format!("Question {i}: {words}what is good about {topic}?"), 2 + (i as u32 * 11) % 23, i as u64)
 }
 
 #[tokio::test]
@@ -36,7 +36,7 @@ async fn streams_at_once_are_isolated() {
 #[tokio::test]
 async fn a_short_request_overtakes_a_long_one() {
     let server = Server::start(&["--kv-cache-memory", "64MiB", "--max-model-len", "1024"]).await;
-    let mut long = ask("Write a long story about a lighthouse.", 400, 1);
+    let mut long = ask("Write a long story about a lighthouse.", 120, 1);
     long["ignore_eos"] = json!(true);
     let mut running = server.stream(&long).await;
     for _ in 0..4 {
@@ -56,7 +56,7 @@ async fn a_short_request_overtakes_a_long_one() {
 
 /// One of many short requests; every fifth is dropped midway, in turn before and after it is answered in part.
 async fn visit(server: &Server, i: usize) {
-    let mut body = ask(&format!("Number {i}. {}Say something short.", "Well. ".repeat(i % 23)), 6, i as u64);
+    let mut body = ask(&format!("Number {i}. {}Say something short.", "Well. ".repeat(i % 7)), 4, i as u64);
     match i % 10 {
         4 => {
             body["max_tokens"] = json!(300);

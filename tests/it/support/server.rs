@@ -38,7 +38,8 @@ impl Server {
         let mut child = command()
             .arg("--model")
             .arg(goldens::default_model())
-            .args(["--port", "0", "--served-model-name", "lima"])
+            // One thread: tests run side by side, and threads that wait for each other want a core each.
+            .args(["--port", "0", "--served-model-name", "lima", "--threads", "1", "--drain-timeout", "300"])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -163,11 +164,16 @@ impl Stream {
                 self.buffer = rest;
                 match event.strip_prefix("data: ") {
                     Some("[DONE]") => return None,
-                    Some(data) => return Some(serde_json::from_str(data).unwrap()),
+                    Some(data) => {
+                        let chunk: Value = serde_json::from_str(data).unwrap();
+                        assert!(chunk["error"].is_null(), "{chunk}");
+                        return Some(chunk);
+                    }
                     None => continue,
                 }
             }
-            let bytes = self.response.chunk().await.unwrap().expect("a stream ends in [DONE]");
+            let bytes = self.response.chunk().await.unwrap();
+            let bytes = bytes.unwrap_or_else(|| panic!("the stream ended without [DONE]: {:?}", self.buffer));
             // Only whole events are sent, so characters are whole too.
             self.buffer.push_str(std::str::from_utf8(&bytes).unwrap());
         }
