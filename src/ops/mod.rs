@@ -94,6 +94,11 @@ pub trait Ops {
     /// `silu(x · W_gateᵀ) · (x · W_upᵀ)` → `[T, intermediate]`.
     fn gate_up_silu(&mut self, x: &Self::X, w: &Self::Linear) -> Result<Self::X, OpsError>;
     /// Final norm and logits of the batch's output rows → `[R, vocab]`.
-    fn head(&mut self, x: Self::X, norm: &Self::Norm, w: &Self::Linear, batch: &Batch<'_>)
-    -> Result<Self::X, OpsError>;
+    fn head(
+        &mut self,
+        x: Self::X,
+        norm: &Self::Norm,
+        w: &Self::Linear,
+        batch: &Batch<'_>,
+    ) -> Result<Self::X, OpsError>;
 }

@@ -79,7 +79,12 @@ impl CpuExecutor {
             tokens.extend_from_slice(&step.tokens[range.clone()]);
             positions.extend((row.start..row.start + row.len).map(|p| p as u32));
             let end = tokens.len();
-            spans.push(Span { tokens: first..end, start: row.start, blocks: row.blocks.clone(), adapter: row.adapter });
+            spans.push(Span {
+                tokens: first..end,
+                start: row.start,
+                blocks: row.blocks.clone(),
+                adapter: row.adapter,
+            });
             let from = outputs.len();
             let wanted = match row.want {
                 Want::None | Want::Pooled => 0,
@@ -187,3 +192,4 @@ impl Executor for CpuExecutor {
         }
     }
 }
+

@@ -20,7 +20,13 @@ pub struct TensorView<'a> {
 impl<'a> TensorView<'a> {
     /// `data` is exactly the tensor's bytes. With `interleaved`, rows are in GGUF's order for heads
     /// of that many rows.
-    pub fn new(dtype: DType, rows: usize, cols: usize, data: &'a [u8], interleaved: Option<usize>) -> Option<Self> {
+    pub fn new(
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        data: &'a [u8],
+        interleaved: Option<usize>,
+    ) -> Option<Self> {
         let row_bytes = dtype.row_bytes(cols)?;
         let whole_heads = interleaved.is_none_or(|dim| dim > 0 && dim.is_multiple_of(2) && rows.is_multiple_of(dim));
         (row_bytes.checked_mul(rows)? == data.len() && whole_heads).then_some(Self {

@@ -55,7 +55,9 @@ pub(crate) fn scratch_len(group: usize, padded_dim: usize) -> usize {
 #[inline(always)]
 unsafe fn load_kv<S: Simd, const BF16: bool>(base: *const u8, i: usize) -> S::F {
     // SAFETY: the caller's index is inside the block.
-    unsafe { if BF16 { S::load_bf16(base.cast::<u16>().add(i)) } else { S::load(base.cast::<f32>().add(i)) } }
+    unsafe {
+        if BF16 { S::load_bf16(base.cast::<u16>().add(i)) } else { S::load(base.cast::<f32>().add(i)) }
+    }
 }
 
 /// Scores of `Q` queries with the 32 keys of a block.
@@ -126,12 +128,12 @@ macro_rules! by_queries {
     ($s:ty, $count:expr, |$from:ident, $q:ident| $body:block) => {{
         let mut $from = 0;
         macro_rules! step {
-                                ($n:literal) => {{
-                                    const $q: usize = $n;
-                                    $body
-                                    $from += $n;
-                                }};
-                            }
+            ($n:literal) => {{
+                const $q: usize = $n;
+                $body
+                $from += $n;
+            }};
+        }
         while $from < $count {
             match ($count - $from).min(<$s>::QUERIES) {
                 6 => step!(6),

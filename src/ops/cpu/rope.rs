@@ -95,7 +95,11 @@ unsafe fn rope_write<S: Simd>(t: Token<'_>) {
                             *keys.add((d + i) * BLOCK_SIZE + slot) = rounded[i];
                         }
                         round16::<S>(&value[d..d + n], &mut rounded);
-                        std::ptr::copy_nonoverlapping(rounded.as_ptr(), values.add(slot * t.pool.padded_dim + d), n);
+                        std::ptr::copy_nonoverlapping(
+                            rounded.as_ptr(),
+                            values.add(slot * t.pool.padded_dim + d),
+                            n,
+                        );
                     }
                 }
             }

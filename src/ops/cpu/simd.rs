@@ -9,6 +9,7 @@
 //! type, and pointers must be valid for the lanes they name.
 #![allow(unsafe_op_in_unsafe_fn, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
+
 /// Sixteen 32-bit lanes, or 64 bytes.
 pub(crate) trait Simd: Copy {
     /// 16 × f32.
@@ -367,14 +368,18 @@ mod x86 {
                 let w = _mm256_and_si256(w, _mm256_set1_epi8(mask));
                 _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), ones)
             };
-            let at = |i: usize| _mm256_add_epi32(acc[i], _mm256_add_epi32(part(w[i], 0x7f), part(w[i], 0x80u8 as i8)));
+            let at = |i: usize| {
+                _mm256_add_epi32(acc[i], _mm256_add_epi32(part(w[i], 0x7f), part(w[i], 0x80u8 as i8)))
+            };
             [at(0), at(1)]
         }
         #[inline(always)]
         unsafe fn dot_small(acc: Self::I, w: Self::B, a: i32) -> Self::I {
             let ones = _mm256_set1_epi16(1);
             let a = _mm256_set1_epi32(a);
-            let at = |i: usize| _mm256_add_epi32(acc[i], _mm256_madd_epi16(_mm256_maddubs_epi16(w[i], a), ones));
+            let at = |i: usize| {
+                _mm256_add_epi32(acc[i], _mm256_madd_epi16(_mm256_maddubs_epi16(w[i], a), ones))
+            };
             [at(0), at(1)]
         }
     }
@@ -578,3 +583,4 @@ macro_rules! multiversion {
     )*};
 }
 pub(crate) use multiversion;
+

@@ -10,7 +10,8 @@ use super::simd::{Simd, multiversion};
 use crate::model::weights::TensorView;
 use crate::ops::quant::{DType, dequantize_row, quantize_row};
 
-const FORMATS: [Format; 6] = [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4_1];
+const FORMATS: [Format; 6] =
+    [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4_1];
 
 /// Numbers that look random: splitmix64.
 struct Random(u64);
@@ -91,8 +92,9 @@ fn products_equal_plain_arithmetic_and_all_levels_agree() {
                 let expected = multiply(Level::Scalar, &w, &x, count, 0.0, Store::Set);
                 for i in 0..count {
                     for j in 0..rows {
-                        let dot: f64 =
-                            (0..cols).map(|k| f64::from(inputs[i * cols + k]) * f64::from(numbers[j * cols + k])).sum();
+                        let dot: f64 = (0..cols)
+                            .map(|k| f64::from(inputs[i * cols + k]) * f64::from(numbers[j * cols + k]))
+                            .sum();
                         let got = f64::from(expected[i * w.tiles() * TILE + j]);
                         let tolerance = match format {
                             Format::F32 | Format::F16 => 1e-4,
@@ -183,7 +185,10 @@ fn the_gated_product_is_silu_of_gate_times_up() {
         let mut first = None;
         for level in exact_levels(format) {
             let x = prepared(level, &gate, &inputs, None);
-            let (g, u) = (multiply(level, &gate, &x, 6, 0.0, Store::Set), multiply(level, &up, &x, 6, 0.0, Store::Set));
+            let (g, u) = (
+                multiply(level, &gate, &x, 6, 0.0, Store::Set),
+                multiply(level, &up, &x, 6, 0.0, Store::Set),
+            );
             let mut out = vec![0f32; 6 * 48];
             for tile in 0..3 {
                 // SAFETY: six rows of three tiles.

@@ -1,7 +1,7 @@
 //! A batch's attention cut into pieces for the workers: made once a step, used by every layer.
 
-use super::Cpu;
 use super::attention::{Item, PARTITION, QUERIES};
+use super::Cpu;
 use crate::engine::BLOCK_SIZE;
 use crate::model::config::LlamaConfig;
 use crate::ops::{Batch, OpsError};

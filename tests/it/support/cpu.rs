@@ -25,18 +25,15 @@ impl CpuModel {
         let checkpoint = Checkpoint::open(path).unwrap();
         let config = checkpoint.config();
         let kv = lima::runner::load::kv_type(&checkpoint, format);
-        Self::with(
-            &checkpoint,
-            CpuOptions {
-                threads,
-                level,
-                format,
-                kv,
-                max_tokens: 512,
-                max_outputs: 512,
-                max_positions: config.max_position_embeddings.min(1024),
-            },
-        )
+        Self::with(&checkpoint, CpuOptions {
+            threads,
+            level,
+            format,
+            kv,
+            max_tokens: 512,
+            max_outputs: 512,
+            max_positions: config.max_position_embeddings.min(1024),
+        })
     }
 
     pub fn with(checkpoint: &Checkpoint, options: CpuOptions) -> Self {
