@@ -3,8 +3,13 @@
 // A test may panic.
 #![allow(clippy::unwrap_used)]
 
+mod allocation;
+mod architecture;
 mod config;
 mod cpu;
+mod determinism;
+mod e2e;
+mod engine_counts;
 mod engine_faults;
 mod engine_property;
 mod engine_threads;

@@ -126,12 +126,12 @@ macro_rules! by_queries {
     ($s:ty, $count:expr, |$from:ident, $q:ident| $body:block) => {{
         let mut $from = 0;
         macro_rules! step {
-                                    ($n:literal) => {{
-                                        const $q: usize = $n;
-                                        $body
-                                        $from += $n;
-                                    }};
-                                }
+                                        ($n:literal) => {{
+                                            const $q: usize = $n;
+                                            $body
+                                            $from += $n;
+                                        }};
+                                    }
         while $from < $count {
             match ($count - $from).min(<$s>::QUERIES) {
                 6 => step!(6),

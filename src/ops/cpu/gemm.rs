@@ -137,12 +137,12 @@ macro_rules! by_panels {
     ($s:ty, $count:expr, |$from:ident, $m:ident| $body:block) => {{
         let mut $from = 0;
         macro_rules! step {
-                                ($n:literal) => {{
-                                    const $m: usize = $n;
-                                    $body
-                                    $from += $n;
-                                }};
-                            }
+                                    ($n:literal) => {{
+                                        const $m: usize = $n;
+                                        $body
+                                        $from += $n;
+                                    }};
+                                }
         while $from < $count {
             match $count - $from {
                 16.. if <$s>::PANEL >= 16 => step!(16),

@@ -1,5 +1,7 @@
 //! What several test modules use.
 
 pub mod cpu;
+pub mod engine;
 pub mod goldens;
 pub mod requantize;
+pub mod server;

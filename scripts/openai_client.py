@@ -1,0 +1,177 @@
+"""Talks to a running server with the official `openai` client, and checks what it says.
+
+    pip install openai
+    python scripts/openai_client.py [BASE_URL]
+
+BASE_URL is http://127.0.0.1:8000/v1 unless given. Prints a transcript; exits non-zero if anything is not as
+the client expects it.
+"""
+
+import asyncio
+import sys
+
+import openai
+
+# How the model the server has by default answers well.
+SAMPLING = {"temperature": 0.7, "top_p": 0.9, "extra_body": {"repetition_penalty": 1.2}}
+
+
+def heading(title):
+    print(f"\n== {title}")
+
+
+def say(role, text):
+    print(f"{role:>9}: {text.strip()}")
+
+
+def check(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def plain(client, model):
+    heading("not streaming")
+    question = "What is the capital of France? Answer in one sentence."
+    answer = client.chat.completions.create(
+        model=model, messages=[user(question)], max_tokens=48, seed=1, **SAMPLING
+    )
+    choice, usage = answer.choices[0], answer.usage
+    say("user", question)
+    say("assistant", choice.message.content)
+    print(f"           {usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens, {choice.finish_reason}")
+    check(choice.message.role == "assistant" and choice.message.content.strip(), "an empty answer")
+    check(choice.finish_reason in ("stop", "length"), choice.finish_reason)
+    check(usage.total_tokens == usage.prompt_tokens + usage.completion_tokens, usage)
+    return question, choice.message.content
+
+
+def streaming(client, model, question, expected):
+    heading("streaming, with usage")
+    say("user", question)
+    stream = client.chat.completions.create(
+        model=model,
+        messages=[user(question)],
+        max_tokens=48,
+        seed=1,
+        stream=True,
+        stream_options={"include_usage": True},
+        **SAMPLING,
+    )
+    parts, usage, reason = [], None, None
+    print("assistant: ", end="")
+    for chunk in stream:
+        for choice in chunk.choices:
+            text = choice.delta.content or ""
+            parts.append(text)
+            print(text, end="", flush=True)
+            reason = choice.finish_reason or reason
+        usage = chunk.usage or usage
+    print(f"\n           {len(parts)} chunks, {usage.completion_tokens} completion tokens, {reason}")
+    check("".join(parts) == expected, "the stream differs from the answer in one piece")
+    check(reason in ("stop", "length"), reason)
+
+
+def turns(client, model):
+    heading("three turns: the cached prefix is not computed again")
+    messages = [{"role": "system", "content": "You are a friendly guide who knows rivers and mountains well."}]
+    cached = []
+    for question in ["Tell me about the Nile.", "How long is it?", "Which sea does it reach?"]:
+        messages.append(user(question))
+        answer = client.chat.completions.create(model=model, messages=messages, max_tokens=40, seed=2, **SAMPLING)
+        messages.append({"role": "assistant", "content": answer.choices[0].message.content})
+        say("user", question)
+        say("assistant", answer.choices[0].message.content)
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+        print(f"           {cached[-1]} of {answer.usage.prompt_tokens} prompt tokens cached")
+    check(cached[2] > cached[1] > 0, f"cached tokens: {cached}")
+
+
+async def many(base_url, model):
+    heading("async: four at once")
+    questions = [f"Say something about the number {n}." for n in (3, 5, 7, 11)]
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+
+        async def one(question, seed):
+            stream = await client.chat.completions.create(
+                model=model, messages=[user(question)], max_tokens=24, seed=seed, stream=True, **SAMPLING
+            )
+            return "".join([c.choices[0].delta.content or "" async for c in stream if c.choices])
+
+        answers = await asyncio.gather(*(one(q, i) for i, q in enumerate(questions)))
+    for question, answer in zip(questions, answers):
+        say("user", question)
+        say("assistant", answer)
+        check(answer.strip(), "an empty answer")
+
+
+def choices(client, model):
+    heading("n=2, the same seed twice")
+    question = "Invent a name for a boat."
+    ask = lambda: client.chat.completions.create(
+        model=model, messages=[user(question)], n=2, max_tokens=20, seed=7, **SAMPLING
+    )
+    first, second = ask(), ask()
+    say("user", question)
+    texts = [c.message.content for c in first.choices]
+    for text in texts:
+        say("assistant", text)
+    check([c.index for c in first.choices] == [0, 1], "two choices")
+    check(texts[0] != texts[1], "the choices are alike")
+    check(texts == [c.message.content for c in second.choices], "the seed does not repeat the answer")
+
+
+def logprobs(client, model):
+    heading("log-probabilities")
+    answer = client.chat.completions.create(
+        model=model, messages=[user("Is water wet?")], max_tokens=5, temperature=0, logprobs=True, top_logprobs=2
+    )
+    content = answer.choices[0].logprobs.content
+    for token in content:
+        top = ", ".join(f"{t.token!r} {t.logprob:.3f}" for t in token.top_logprobs)
+        print(f"           {token.token!r:>12} {token.logprob:8.3f}   ({top})")
+        check(token.logprob <= 0 and len(token.top_logprobs) == 2, token)
+        check(bytes(token.bytes).decode(errors="ignore") in token.token, token)
+    check(len(content) == answer.usage.completion_tokens, "one for each token")
+
+
+def errors(client, model):
+    heading("errors")
+    for kind, status, arguments in [
+        (openai.BadRequestError, 400, {"model": model, "temperature": 9}),
+        (openai.BadRequestError, 400, {"model": model, "max_tokens": 0}),
+        (openai.NotFoundError, 404, {"model": "no-such-model"}),
+    ]:
+        try:
+            client.chat.completions.create(messages=[user("Hello")], **arguments)
+        except kind as error:
+            check(error.status_code == status and error.body["message"], error)
+            print(f"           {type(error).__name__}: {error.body['message']}")
+        else:
+            raise AssertionError(f"{arguments} was accepted")
+
+
+def main():
+    base_url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000/v1"
+    client = openai.OpenAI(base_url=base_url, api_key="none", max_retries=0)
+    model = client.models.list().data[0].id
+    print(f"openai {openai.__version__}, model {model} at {base_url}")
+    check(client.models.retrieve(model).id == model, "the model by its name")
+    question, answer = plain(client, model)
+    streaming(client, model, question, answer)
+    turns(client, model)
+    asyncio.run(many(base_url, model))
+    choices(client, model)
+    logprobs(client, model)
+    errors(client, model)
+    print("\nall as expected")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (AssertionError, openai.OpenAIError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,230 @@
+//! Dependencies point one way. Reads the paths in src/ and fails on an upward arrow.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each module may use of the others: whole modules, or single items of one. Itself it may always use.
+const ALLOWED: &[(&str, &[&str])] = &[
+    // The engine knows of nobody.
+    ("engine", &[]),
+    // Ids of tokens, blocks and adapters are the engine's; text knows tokens only.
+    ("text", &["engine::TokenId"]),
+    ("hub", &[]),
+    ("config", &[]),
+    // The model is written over the operations, and describes itself to them.
+    ("model", &["ops::quant", "ops::Batch", "ops::Ops", "ops::OpsError"]),
+    (
+        "ops",
+        &[
+            "engine::AdapterSlot",
+            "engine::BLOCK_SIZE",
+            "engine::BlockId",
+            "engine::TokenId",
+            "model::config",
+            "model::llama", // a link in the documentation of the trait that the model is written over
+            "model::rope",
+            "model::weights",
+        ],
+    ),
+    ("runner", &["engine", "model", "ops"]),
+    ("http", &["engine", "text"]),
+    // The top: puts the others together. Nothing but the binary uses it.
+    ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
+    ("main", &["config", "serve"]),
+    ("lib", &[]),
+];
+
+/// Crates that belong to some modules alone.
+const CRATES: &[(&[&str], &[&str])] = &[
+    (&["candle_core", "candle_nn", "candle_transformers"], &["ops/graph/", "ops/mod.rs", "ops/quant/tests.rs"]),
+    (&["axum", "tower_http", "prometheus"], &["http/"]),
+    (&["tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
+    (&["safetensors", "memmap2"], &["model/weights/"]),
+    (&["zip", "sha2"], &["hub/"]),
+    (&["clap"], &["config.rs", "main.rs"]),
+    // Of tokio the engine has the channels that its readers wait on.
+    (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs"]),
+];
+
+/// Where memory is handled by hand: kernels, and the maps of weight files.
+const UNSAFE: &[&str] = &["ops/", "runner/sampler/kernels.rs", "model/weights/checkpoint.rs"];
+
+/// Where code may depend on a feature of the build.
+const FEATURES: &[&str] = &["ops/", "parallel/"];
+
+struct Source {
+    /// Below src/, with slashes.
+    path: String,
+    /// Without comments and strings.
+    code: String,
+}
+
+impl Source {
+    /// The module below the crate's root.
+    fn module(&self) -> &str {
+        self.path.split('/').next().unwrap().trim_end_matches(".rs")
+    }
+
+    fn is_in(&self, places: &[&str]) -> bool {
+        places.iter().any(|p| self.path.starts_with(p))
+    }
+}
+
+fn sources() -> Vec<Source> {
+    fn walk(dir: &Path, out: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => walk(&path, out),
+                false if path.extension().is_some_and(|e| e == "rs") => out.push(path),
+                false => {}
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    let read = |file: PathBuf| Source {
+        path: file.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/"),
+        code: code_of(&fs::read_to_string(&file).unwrap()),
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// The text without line comments and without what stands in double quotes.
+fn code_of(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '/' if chars.peek() == Some(&'/') => {
+                chars.by_ref().find(|c| *c == '\n');
+                out.push('\n');
+            }
+            // The character '"'; lifetimes and other characters need no care.
+            '\'' if chars.peek() == Some(&'"') => {
+                chars.next();
+            }
+            '"' => {
+                while let Some(c) = chars.next() {
+                    match c {
+                        '\\' => _ = chars.next(),
+                        '"' => break,
+                        _ => {}
+                    }
+                }
+                out.push_str("\"\"");
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Paths below the crate's root that `code` names, such as `engine::TokenId`; groups taken apart.
+fn paths(code: &str) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    for root in ["crate::", "lima::"] {
+        for (at, _) in code.match_indices(root) {
+            if !code[..at].ends_with(is_word) {
+                expand(&code[at + root.len()..], "", &mut out);
+            }
+        }
+    }
+    out
+}
+
+/// Reads one path, or a group of them, after `prefix`; returns what follows.
+fn expand<'a>(text: &'a str, prefix: &str, out: &mut BTreeSet<String>) -> &'a str {
+    let text = text.trim_start();
+    if let Some(mut rest) = text.strip_prefix('{') {
+        loop {
+            rest = rest.trim_start();
+            if let Some(after) = rest.strip_prefix('}') {
+                return after;
+            }
+            rest = expand(rest, prefix, out).trim_start();
+            // `as name` and the comma.
+            rest = rest.trim_start_matches(|c| c != ',' && c != '}');
+            rest = rest.strip_prefix(',').unwrap_or(rest);
+        }
+    }
+    let end = text.find(|c| !is_word(c)).unwrap_or(text.len());
+    let (word, rest) = text.split_at(end);
+    let path = match (prefix, word) {
+        ("", word) => word.to_owned(),
+        (prefix, "self" | "") => prefix.to_owned(),
+        (prefix, word) => format!("{prefix}::{word}"),
+    };
+    match rest.strip_prefix("::") {
+        Some(below) if below.starts_with(|c| is_word(c) || c == '{' || c == '*') => expand(below, &path, out),
+        _ => {
+            out.insert(path);
+            rest
+        }
+    }
+}
+
+#[test]
+fn groups_are_taken_apart() {
+    let code = code_of(
+        "use crate::{a::{self, B as C, d::*}, e};\n// crate::no\nlet x = crate::f::G { y: \"crate::no \\\" \" };",
+    );
+    let expected = ["a", "a::B", "a::d", "e", "f::G"].map(String::from);
+    assert_eq!(paths(&code), BTreeSet::from(expected));
+    assert_eq!(paths("use $crate::ops::x; use not_crate::y;"), BTreeSet::from(["ops::x".to_owned()]));
+}
+
+#[test]
+fn arrows_point_down() {
+    let mut seen = BTreeSet::new();
+    for source in sources() {
+        let module = source.module();
+        let (_, allowed) = ALLOWED
+            .iter()
+            .find(|(name, _)| *name == module)
+            .unwrap_or_else(|| panic!("src/{}: say in ALLOWED what '{module}' may use", source.path));
+        assert!(!source.code.contains("super::super::super"), "src/{}: write it from the crate's root", source.path);
+        seen.insert(module.to_owned());
+        for path in paths(&source.code) {
+            let is_below = |p: &str| path == p || path.strip_prefix(p).is_some_and(|rest| rest.starts_with("::"));
+            assert!(
+                is_below(module) || allowed.iter().any(|p| is_below(p)),
+                "src/{} uses {path}, which is not below it",
+                source.path
+            );
+        }
+    }
+    let known: BTreeSet<_> = ALLOWED.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(known, seen, "ALLOWED names the modules there are");
+}
+
+#[test]
+fn crates_stay_in_their_modules() {
+    for source in sources() {
+        for (crates, places) in CRATES {
+            for name in *crates {
+                let uses = source.code.match_indices(&format!("{name}::")).any(|(at, _)| {
+                    let before = source.code[..at].trim_end();
+                    !source.code[..at].ends_with(is_word) && !before.ends_with("::")
+                });
+                assert!(!uses || source.is_in(places), "src/{} uses {name}", source.path);
+            }
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_and_features_stay_in_their_modules() {
+    for source in sources() {
+        let has_unsafe = source.code.split(|c| !is_word(c)).any(|word| word == "unsafe");
+        assert!(!has_unsafe || source.is_in(UNSAFE), "src/{} has unsafe code", source.path);
+        let has_feature = source.code.contains("cfg(feature") || source.code.contains("cfg(any(feature");
+        assert!(!has_feature || source.is_in(FEATURES), "src/{} depends on a feature", source.path);
+    }
+}

@@ -1,0 +1,121 @@
+//! A real model behind a real engine, to be asked by many at once.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use lima::engine::{
+    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, TokenId, spawn,
+};
+use lima::model::weights::Checkpoint;
+use lima::ops::cpu::kv::KvPool;
+use lima::ops::cpu::level::Level;
+use lima::ops::cpu::pack::Format;
+use lima::runner::{self, CpuExecutor, RunnerOptions};
+
+/// How an engine is built, beside its model.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub format: Format,
+    pub level: Level,
+    pub threads: usize,
+    pub max_num_batched_tokens: usize,
+    pub num_blocks: usize,
+    pub prefix_caching: bool,
+}
+
+/// Sequences have at most so many tokens.
+pub const MAX_LEN: usize = 160;
+/// Sequences run at most so many at once.
+pub const MAX_SEQS: usize = 64;
+
+impl Setting {
+    pub fn config(&self) -> EngineConfig {
+        EngineConfig {
+            max_num_seqs: MAX_SEQS,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            max_model_len: MAX_LEN,
+            num_blocks: self.num_blocks,
+            enable_prefix_caching: self.prefix_caching,
+            max_queued_requests: 1024,
+            max_queued_tokens: 1 << 20,
+        }
+    }
+
+    /// Loads the model as the server does.
+    pub fn load(&self, checkpoint: &Checkpoint) -> CpuExecutor {
+        let kv = runner::load::kv_type(checkpoint, Some(self.format));
+        let options = RunnerOptions {
+            threads: Some(self.threads),
+            format: Some(self.format),
+            max_model_len: Some(MAX_LEN),
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            max_num_seqs: MAX_SEQS,
+            kv_cache_memory: Some((self.num_blocks * KvPool::block_bytes(checkpoint.config(), kv)) as u64),
+            level: self.level,
+        };
+        let loaded = runner::load(checkpoint, &options, |_| ()).unwrap();
+        assert_eq!(loaded.num_blocks, self.num_blocks);
+        loaded.executor
+    }
+}
+
+/// All that a request's reader saw, floats as bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    pub tokens: Vec<TokenId>,
+    pub logprobs: Vec<u32>,
+    pub top: Vec<Vec<(TokenId, u32)>>,
+    pub finish: FinishReason,
+}
+
+/// A running engine.
+pub struct Running {
+    pub handle: EngineHandle,
+    thread: Option<EngineThread>,
+}
+
+impl Running {
+    pub fn start(checkpoint: &Checkpoint, setting: Setting) -> Self {
+        let executor = setting.load(checkpoint);
+        let (handle, thread) = spawn(setting.config(), Box::new(executor));
+        Self { handle, thread: Some(thread) }
+    }
+
+    /// Submits all at once; returns outputs and how many prompt tokens each found cached.
+    pub fn ask(&self, requests: &[Request]) -> Vec<(Output, usize)> {
+        let submit = |r: &Request| self.handle.submit(vec![r.clone()]).unwrap().remove(0);
+        let streams: Vec<_> = requests.iter().map(submit).collect();
+        let read = |mut stream: lima::engine::EventStream| {
+            let (mut tokens, mut logprobs, mut top, mut cached) = (vec![], vec![], vec![], 0);
+            loop {
+                match stream.blocking_recv().unwrap() {
+                    Event::Scheduled { cached_tokens } => cached = cached_tokens,
+                    Event::Token(t) => {
+                        tokens.push(t.token);
+                        logprobs.push(t.logprob.to_bits());
+                        top.push(t.top.iter().map(|(id, p)| (*id, p.to_bits())).collect());
+                    }
+                    Event::Finished(finish) => return (Output { tokens, logprobs, top, finish }, cached),
+                    Event::Failed(e) => panic!("{e}"),
+                }
+            }
+        };
+        streams.into_iter().map(read).collect()
+    }
+
+    pub fn preemptions(&self) -> u64 {
+        self.handle.stats().preemptions.load(Relaxed)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+        let _ = self.thread.take().map(EngineThread::join);
+    }
+}
+
+/// A request that nothing but its length ends.
+pub fn request(prompt: Vec<TokenId>, params: SamplingParams) -> Request {
+    Request { prompt: prompt.into(), params: Arc::new(params), priority: 0, cache_salt: None, adapter: None }
+}
