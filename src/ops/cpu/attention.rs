@@ -6,7 +6,7 @@
 //! one worker ([`attend`]) or several ([`attend`] into slots, then [`join`]).
 
 use super::kv::KvPool;
-use super::simd::{Simd, multiversion};
+use super::simd::{Simd, multiversion, step};
 use crate::engine::{BLOCK_SIZE, BlockId};
 
 /// Positions whose softmax is computed in one piece; a multiple of the block size.
@@ -125,20 +125,13 @@ unsafe fn weigh<S: Simd, const BF16: bool, const Q: usize, const D: usize>(
 macro_rules! by_queries {
     ($s:ty, $count:expr, |$from:ident, $q:ident| $body:block) => {{
         let mut $from = 0;
-        macro_rules! step {
-                                        ($n:literal) => {{
-                                            const $q: usize = $n;
-                                            $body
-                                            $from += $n;
-                                        }};
-                                    }
         while $from < $count {
             match ($count - $from).min(<$s>::QUERIES) {
-                6 => step!(6),
-                4..=5 => step!(4),
-                3 => step!(3),
-                2 => step!(2),
-                _ => step!(1),
+                6 => step!($from, $q = 6, $body),
+                4..=5 => step!($from, $q = 4, $body),
+                3 => step!($from, $q = 3, $body),
+                2 => step!($from, $q = 2, $body),
+                _ => step!($from, $q = 1, $body),
             }
         }
     }};

@@ -9,7 +9,7 @@
 use super::level::Level;
 use super::pack::{BLOCK, Format, Packed, TILE, TilePtr};
 use super::rows::{PanelPtr, Rows};
-use super::simd::{Simd, multiversion};
+use super::simd::{Simd, multiversion, step};
 
 /// What happens with a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,20 +136,13 @@ unsafe fn nibbles<S: Simd, const M: usize, const MINIMA: bool>(
 macro_rules! by_panels {
     ($s:ty, $count:expr, |$from:ident, $m:ident| $body:block) => {{
         let mut $from = 0;
-        macro_rules! step {
-                                    ($n:literal) => {{
-                                        const $m: usize = $n;
-                                        $body
-                                        $from += $n;
-                                    }};
-                                }
         while $from < $count {
             match $count - $from {
-                16.. if <$s>::PANEL >= 16 => step!(16),
-                8.. if <$s>::PANEL >= 8 => step!(8),
-                4.. => step!(4),
-                2.. => step!(2),
-                _ => step!(1),
+                16.. if <$s>::PANEL >= 16 => step!($from, $m = 16, $body),
+                8.. if <$s>::PANEL >= 8 => step!($from, $m = 8, $body),
+                4.. => step!($from, $m = 4, $body),
+                2.. => step!($from, $m = 2, $body),
+                _ => step!($from, $m = 1, $body),
             }
         }
     }};

@@ -550,6 +550,17 @@ mod x86 {
     );
 }
 
+/// Runs `$body` with a constant `$m` = `$n`, and moves `$from` on by it: one arm of a loop over pieces whose
+/// sizes are constants.
+macro_rules! step {
+    ($from:ident, $m:ident = $n:literal, $body:block) => {{
+        const $m: usize = $n;
+        $body
+        $from += $n;
+    }};
+}
+pub(crate) use step;
+
 /// Instantiates generic kernels for every [`Level`](super::level::Level):
 /// `multiversion! { pub(crate) unsafe fn name = kernel(a: A, b: B); }` makes
 /// `name(level, a, b)` from `kernel::<S: Simd>(a, b)`. With `with native bf16`, the level that has it gets a
