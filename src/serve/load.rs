@@ -26,6 +26,11 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     let checkpoint = Checkpoint::open(&path)?;
     let renderer = renderer(config, &checkpoint, &path)?;
 
+    let (tokens, rows) = (renderer.tokenizer().vocab_size(), checkpoint.config().vocab_size);
+    if tokens > rows {
+        anyhow::bail!("{}: the tokenizer has {tokens} tokens, the model's vocabulary only {rows}", path.display());
+    }
+
     let total = checkpoint.total_bytes() as u64;
     progress.begin("loading weights", total);
     let bar = weights_bar(total);

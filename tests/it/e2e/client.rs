@@ -1,33 +1,59 @@
-//! The official Python client against the real server.
+//! The official Python client, and OpenAI's own schemas, against the real server.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::server::Server;
 
-/// Runs scripts/openai_client.py with the interpreter that `LIMA_TEST_PYTHON` names: one that can import
-/// `openai`. Without it there is nothing to run, which is an error where `CI` is set.
-#[tokio::test]
-async fn the_openai_client_is_served() {
-    let Some(python) = std::env::var_os("LIMA_TEST_PYTHON") else {
-        assert!(std::env::var_os("CI").is_none(), "LIMA_TEST_PYTHON must name a Python with the openai package");
-        println!("skipped: LIMA_TEST_PYTHON names no Python with the openai package");
-        return;
-    };
+/// The variable's value. Without it there is nothing to run, which is an error where `CI` is set.
+fn setting(name: &str, what: &str) -> Option<OsString> {
+    let value = std::env::var_os(name);
+    if value.is_none() {
+        println!("skipped: {name} does not name {what}");
+    }
+    value
+}
+
+/// Runs `scripts/{script}` with the arguments made from the API's address, and returns what it printed.
+async fn run(python: OsString, script: &str, arguments: impl FnOnce(String) -> Vec<OsString>) -> String {
     let server = Server::start(&["--kv-cache-memory", "64MiB", "--max-model-len", "1024"]).await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/openai_client.py");
-    let base = format!("{}/v1", server.base);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
+    let arguments = arguments(format!("{}/v1", server.base));
     let run = move || {
         let names = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
         let mut command = Command::new(python);
         names.iter().for_each(|name| _ = command.env_remove(name));
-        command.arg(script).arg(base).output().unwrap()
+        command.arg(script).args(arguments).output().unwrap()
     };
     let output = tokio::task::spawn_blocking(run).await.unwrap();
-    let (transcript, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{transcript}");
-    assert!(output.status.success(), "{transcript}\n{errors}");
+    let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{printed}");
+    assert!(output.status.success(), "{printed}\n{errors}");
+    printed.into_owned()
+}
+
+/// `LIMA_TEST_PYTHON` can import `openai` and `jsonschema`.
+fn python() -> Option<OsString> {
+    let python = setting("LIMA_TEST_PYTHON", "a Python with the openai and jsonschema packages");
+    assert!(python.is_some() || std::env::var_os("CI").is_none(), "LIMA_TEST_PYTHON must be set in CI");
+    python
+}
+
+#[tokio::test]
+async fn the_openai_client_is_served() {
+    let Some(python) = python() else { return };
+    let transcript = run(python, "openai_client.py", |base| vec![base.into()]).await;
     for part in ["streaming", "async", "cached", "n=2", "log-probabilities", "BadRequestError", "NotFoundError"] {
         assert!(transcript.contains(part), "no {part:?} in\n{transcript}");
     }
+}
+
+/// The description is not part of this repository.
+#[tokio::test]
+async fn answers_are_as_openai_describes_them() {
+    let Some(spec) = setting("LIMA_OPENAI_SPEC", "OpenAI's API description") else { return };
+    let Some(python) = python() else { return };
+    let printed = run(python, "openai_schema.py", |base| vec![spec, base.into()]).await;
+    assert!(printed.contains("answers and chunks are as the description says"), "{printed}");
 }

@@ -1,0 +1,94 @@
+"""Validates a running server's answers against OpenAI's published API description.
+
+    pip install jsonschema
+    python scripts/openai_schema.py SPEC [BASE_URL]
+
+SPEC is the description as JSON, or that gzipped; BASE_URL is http://127.0.0.1:8000/v1 unless given. Exits
+non-zero at the first answer that its schema does not accept.
+"""
+
+import gzip
+import json
+import sys
+import urllib.error
+import urllib.request
+
+import jsonschema
+
+
+def load(path):
+    opener = gzip.open if path.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        return json.load(file)
+
+
+class Checker:
+    def __init__(self, spec, base):
+        self.spec, self.base, self.checked = spec, base, 0
+
+    def check(self, schema, value):
+        root = {"$ref": f"#/components/schemas/{schema}", "components": self.spec["components"]}
+        errors = sorted(jsonschema.Draft202012Validator(root).iter_errors(value), key=lambda e: len(e.path))
+        if errors:
+            where = "/".join(map(str, errors[0].absolute_path))
+            sys.exit(f"{schema}: at /{where}: {errors[0].message}\n{json.dumps(value, indent=1)}")
+        self.checked += 1
+
+    def call(self, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data, {"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def chat(self, **fields):
+        body = {"model": self.model, "messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 8}
+        status, text = self.call("/chat/completions", body | fields)
+        assert status == 200, text
+        if not fields.get("stream"):
+            self.check("CreateChatCompletionResponse", json.loads(text))
+            return
+        events = [line.removeprefix("data: ") for line in text.splitlines() if line]
+        assert events[-1] == "[DONE]", events[-1]
+        for event in events[:-1]:
+            self.check("CreateChatCompletionStreamResponse", json.loads(event))
+
+    def run(self):
+        status, text = self.call("/models")
+        assert status == 200, text
+        models = json.loads(text)
+        self.check("ListModelsResponse", models)
+        self.model = models["data"][0]["id"]
+        status, text = self.call(f"/models/{self.model}")
+        self.check("Model", json.loads(text))
+        variants = [
+            {},
+            {"n": 2, "seed": 7, "temperature": 1.0},
+            {"logprobs": True, "top_logprobs": 3},
+            {"logprobs": True},
+            {"stop": ["\n", "."]},
+            {"max_tokens": 64, "temperature": 0},
+        ]
+        for fields in variants:
+            self.chat(**fields)
+            self.chat(stream=True, **fields)
+            self.chat(stream=True, stream_options={"include_usage": True}, **fields)
+        for status_wanted, path, body in [
+            (404, "/models/none", None),
+            (404, "/nowhere", None),
+            (405, "/chat/completions", None),
+            (400, "/chat/completions", {"model": self.model, "messages": []}),
+            (400, "/chat/completions", {"model": self.model, "messages": [{"role": "user", "content": 1}]}),
+        ]:
+            status, text = self.call(path, body)
+            assert status == status_wanted, f"{path}: {status} {text}"
+            self.check("ErrorResponse", json.loads(text))
+        print(f"{self.checked} answers and chunks are as the description says")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    Checker(load(sys.argv[1]), sys.argv[2] if len(sys.argv) == 3 else "http://127.0.0.1:8000/v1").run()
