@@ -13,7 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("hub", &[]),
     ("config", &[]),
     // The model is written over the operations, and describes itself to them.
-    ("model", &["ops::quant", "ops::Batch", "ops::Ops", "ops::OpsError"]),
+    ("model", &["ops::quant", "ops::Batch", "ops::Ops", "ops::OpsError", "text::GgufVocab"]),
     (
         "ops",
         &[

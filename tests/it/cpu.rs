@@ -110,8 +110,9 @@ fn the_default_model_in_f32_equals_transformers() {
 #[test]
 fn quantised_kernels_stay_close_to_f32_on_the_same_weights() {
     let golden = goldens::perplexity();
-    let windows = golden.tokens.len() / golden.window;
-    assert!(windows * golden.window >= 5_000, "the text is long enough");
+    // More than 5,000 tokens.
+    let windows = 10;
+    assert!((5_000..=golden.tokens.len()).contains(&(windows * golden.window)));
     for format in [Format::Q4_1, Format::Q8_0, Format::Q4_0, Format::BF16] {
         let (path, _dir) = stored(format);
         let (mut kl, mut rows) = (0f64, 0usize);
