@@ -74,11 +74,6 @@ impl DType {
         (cols / self.block_len()).checked_mul(self.block_bytes())
     }
 
-    /// Whether kernels compute on it as it is; the others are converted while loading.
-    pub const fn is_compute(self) -> bool {
-        matches!(self, F32 | BF16 | Q8_0 | Q4_0 | Q4_1)
-    }
-
     /// Whether [`quantize_row`] writes it.
     pub const fn is_writable(self) -> bool {
         matches!(self, F32 | F16 | BF16 | Q8_0 | Q4_0 | Q4_1)

@@ -22,14 +22,6 @@ fn meminfo(text: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Resident memory of this process in bytes.
-pub fn resident() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     #[test]

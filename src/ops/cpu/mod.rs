@@ -188,11 +188,6 @@ impl Cpu {
         self.forwards
     }
 
-    /// How it was built.
-    pub fn options(&self) -> &CpuOptions {
-        &self.options
-    }
-
     /// The workers, for work outside the forward pass, and the logits: rows of `vocab_size` numbers, the given
     /// distance apart.
     pub fn logits(&mut self) -> (&mut Pool, &mut [f32], usize) {
