@@ -83,8 +83,7 @@ impl Running {
 
     /// Submits all at once; returns outputs and how many prompt tokens each found cached.
     pub fn ask(&self, requests: &[Request]) -> Vec<(Output, usize)> {
-        let submit = |r: &Request| self.handle.submit(vec![r.clone()]).unwrap().remove(0);
-        let streams: Vec<_> = requests.iter().map(submit).collect();
+        let streams = self.handle.submit(requests.to_vec()).unwrap();
         let read = |mut stream: lima::engine::EventStream| {
             let (mut tokens, mut logprobs, mut top, mut cached) = (vec![], vec![], vec![], 0);
             loop {
