@@ -1,7 +1,9 @@
 //! The Llama, written once over [`Ops`].
 
+use std::path::PathBuf;
+
 use crate::model::config::LlamaConfig;
-use crate::model::weights::{Checkpoint, LoadError};
+use crate::model::weights::{Checkpoint, LoadError, Source};
 use crate::ops::{Batch, Ops, OpsError};
 
 /// Weights of a LLaMA-architecture model in the form `O` computes with.
@@ -29,9 +31,11 @@ pub enum BuildError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The backend does not take a weight.
-    #[error("{tensor}: {source}")]
+    #[error("{file}: tensor {tensor}: {source}", file = file.display())]
     Ops {
-        /// The (first) tensor's name.
+        /// The file or directory.
+        file: PathBuf,
+        /// The tensor's name.
         tensor: String,
         /// Why.
         source: OpsError,
@@ -46,17 +50,19 @@ impl<O: Ops> Llama<O> {
         config: &LlamaConfig,
         mut progress: impl FnMut(u64),
     ) -> Result<Self, BuildError> {
+        let (Source::HuggingFace(file) | Source::Gguf(file)) = checkpoint.source();
+        let fault = |tensor, source| BuildError::Ops { file: file.clone(), tensor, source };
         let mut done = 0;
         let mut linear = |ops: &mut O, names: &[String], gate_up: bool| {
             let parts = names.iter().map(|n| checkpoint.tensor(n)).collect::<Result<Vec<_>, _>>()?;
             done += parts.iter().map(|p| p.num_bytes() as u64).sum::<u64>();
             let made = if gate_up { ops.load_gate_up(&parts[0], &parts[1]) } else { ops.load_linear(&parts) };
             progress(done);
-            made.map_err(|source| BuildError::Ops { tensor: names[0].clone(), source })
+            made.map_err(|source| fault(names[source.part()].clone(), source))
         };
         let norm = |ops: &mut O, name: String| {
             ops.load_norm(&checkpoint.tensor(&name)?, config.rms_norm_eps)
-                .map_err(|source| BuildError::Ops { tensor: name, source })
+                .map_err(|source| fault(name, source))
         };
 
         let embed = linear(ops, &["model.embed_tokens.weight".into()], false)?;

@@ -7,7 +7,7 @@ use super::attention::{self, Args, Item};
 use super::buffer::Buffer;
 use super::gemm::{self, Out, Store};
 use super::level::Level;
-use super::pack::{self, Activation, Packed};
+use super::pack::{self, Activation};
 use super::rope;
 use super::rows::{self, Place, Rows};
 use super::work::Join;
@@ -34,26 +34,45 @@ impl Cpu {
         let (source, stride, norm) = self.source(x);
         let count = picked.map_or(self.tokens, <[u32]>::len);
         let (rows, level) = (&self.rows, self.options.level);
-        let (next_row, next_tile) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let matrix = &w.matrix;
-        let (form, blocks, tiles) = (matrix.format.activation(), matrix.blocks(), matrix.tiles());
+        let (scratch, scratch_len) = (Shared(self.up.as_ptr_shared()), self.options.max_tokens * pack::TILE);
         let norm = norm.as_deref();
-        self.pool.run(|worker| {
-            worker.each(&next_row, count, row_chunk(count, worker.size), |i| {
-                let from = picked.map_or(i, |p| p[i] as usize) * stride;
-                let place = place(rows, i, count, level, worker.id);
-                // SAFETY: the row is inside the area; each worker prepares rows of its own.
-                unsafe { rows::prepare_row(level, source.at(from), norm.map(Norm::ptr), form, blocks, place) };
+        let (mut first, mut prepared) = (0, None);
+        for matrix in &w.parts {
+            let (form, blocks, tiles) = (matrix.format.activation(), matrix.blocks(), matrix.tiles());
+            let to_prepare = if prepared.replace(form) == Some(form) { 0 } else { count };
+            let (next_row, next_tile) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            self.pool.run(|worker| {
+                worker.each(&next_row, to_prepare, row_chunk(count, worker.size), |i| {
+                    let from = picked.map_or(i, |p| p[i] as usize) * stride;
+                    let place = place(rows, i, count, level, worker.id);
+                    // SAFETY: the row is inside the area; each worker prepares rows of its own.
+                    unsafe { rows::prepare_row(level, source.at(from), norm.map(Norm::ptr), form, blocks, place) };
+                });
+                worker.barrier();
+                worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
+                    let at = to.0.at(first + tile * pack::TILE);
+                    let lanes = matrix.rows - tile * pack::TILE;
+                    // SAFETY: each worker writes tiles (columns) of its own; the area has `count` rows, and a
+                    // worker's scratch as many as a batch of several formats has.
+                    unsafe {
+                        if lanes >= pack::TILE || w.parts.len() == 1 {
+                            gemm::linear_tile(level, matrix, tile, rows, count, Out { at, stride: to.1, store });
+                        } else {
+                            // The rest of this tile's columns belong to the next part.
+                            debug_assert!(store == Store::Set);
+                            let scratch = scratch.at(worker.id * scratch_len);
+                            let out = Out { at: scratch, stride: pack::TILE, store };
+                            gemm::linear_tile(level, matrix, tile, rows, count, out);
+                            for i in 0..count {
+                                let row = scratch.add(i * pack::TILE);
+                                row.copy_to_nonoverlapping(at.add(i * to.1), lanes);
+                            }
+                        }
+                    }
+                });
             });
-            worker.barrier();
-            worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
-                // SAFETY: each worker writes tiles (columns) of its own; the area has `count` rows.
-                unsafe {
-                    let out = Out { at: to.0.at(tile * pack::TILE), stride: to.1, store };
-                    gemm::linear_tile(level, matrix, tile, rows, count, out);
-                }
-            });
-        });
+            first += matrix.rows;
+        }
     }
 }
 
@@ -78,17 +97,20 @@ impl Ops for Cpu {
     type Norm = Arc<Norm>;
 
     fn load_linear(&mut self, parts: &[TensorView<'_>]) -> Result<Linear, OpsError> {
-        let views: Vec<_> = parts.iter().collect();
-        Ok(Linear { matrix: Packed::new(&views, self.format_for(&views))?, up: None })
+        Ok(Linear { parts: self.pack(parts)?, up: None })
     }
 
     fn load_gate_up(&mut self, gate: &TensorView<'_>, up: &TensorView<'_>) -> Result<Linear, OpsError> {
-        let format = self.format_for(&[gate, up]);
-        Ok(Linear { matrix: Packed::new(&[gate], format)?, up: Some(Packed::new(&[up], format)?) })
+        let parts = self.pack(&[*gate])?;
+        let up = self.pack(&[*up]).map_err(|e| e.after(1))?.pop();
+        Ok(Linear { parts, up })
     }
 
     fn load_norm(&mut self, weight: &TensorView<'_>, eps: f32) -> Result<Arc<Norm>, OpsError> {
         let values = weight.to_f32();
+        if values.iter().any(|x| !x.is_finite()) {
+            return Err(OpsError::NotFinite { part: 0, row: 0 });
+        }
         let mut padded = Buffer::zeroed(values.len().next_multiple_of(pack::BLOCK));
         padded[..values.len()].copy_from_slice(&values);
         Ok(Arc::new(Norm { weight: padded, width: values.len(), eps }))
@@ -99,7 +121,7 @@ impl Ops for Cpu {
         self.tokens = batch.tokens.len();
         self.forwards += 1;
         self.plan.make(batch);
-        let (to, table, width) = (self.residual.ptr(), &table.matrix, self.config.hidden_size);
+        let (to, table, width) = (self.residual.ptr(), &table.parts[0], self.config.hidden_size);
         let (cursor, stride) = (AtomicUsize::new(0), self.residual.stride);
         let count = self.tokens;
         self.pool.run(|worker| {
@@ -186,32 +208,45 @@ impl Ops for Cpu {
 
     fn gate_up_silu(&mut self, x: &X, w: &Linear) -> Result<X, OpsError> {
         let (source, stride, norm) = self.source(x);
-        let (gate, up) = (&w.matrix, w.up.as_ref().expect("made by load_gate_up"));
+        let (gate, up) = (&w.parts[0], w.up.as_ref().expect("made by load_gate_up"));
         let (to, to_stride) = (self.gated.ptr(), self.gated.stride);
         let (rows, level, count) = (&self.rows, self.options.level, self.tokens);
         let (up_scratch, up_len) = (Shared(self.up.as_ptr_shared()), self.options.max_tokens * pack::TILE);
-        let (form, blocks, tiles): (Activation, _, _) = (gate.format.activation(), gate.blocks(), gate.tiles());
-        let (next_row, next_tile) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (blocks, tiles) = (gate.blocks(), gate.tiles());
         let norm = norm.as_deref();
-        self.pool.run(|worker| {
-            worker.each(&next_row, count, row_chunk(count, worker.size), |i| {
-                let place = place(rows, i, count, level, worker.id);
-                // SAFETY: as in `multiply`.
-                unsafe {
-                    let from = source.at(i * stride);
-                    rows::prepare_row(level, from, norm.map(Norm::ptr), form, blocks, place);
-                }
-            });
-            worker.barrier();
-            worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
-                // SAFETY: as in `multiply`.
-                unsafe {
+        // At once if both are multiplied with the same form of the activations, else one after the other.
+        let passes: &[(bool, bool)] = match gate.format.activation() == up.format.activation() {
+            true => &[(true, true)],
+            false => &[(true, false), (false, true)],
+        };
+        for &(with_gate, with_up) in passes {
+            let form: Activation = if with_gate { gate } else { up }.format.activation();
+            let (next_row, next_tile) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            self.pool.run(|worker| {
+                worker.each(&next_row, count, row_chunk(count, worker.size), |i| {
+                    let place = place(rows, i, count, level, worker.id);
+                    // SAFETY: as in `multiply`.
+                    unsafe {
+                        let from = source.at(i * stride);
+                        rows::prepare_row(level, from, norm.map(Norm::ptr), form, blocks, place);
+                    }
+                });
+                worker.barrier();
+                worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
                     let out = Out { at: to.at(tile * pack::TILE), stride: to_stride, store: Store::Set };
                     let scratch = up_scratch.at(worker.id * up_len);
-                    gemm::gate_up_tile(level, (gate, up), tile, rows, count, out, scratch);
-                }
+                    // SAFETY: as in `multiply`.
+                    unsafe {
+                        if with_gate {
+                            gemm::linear_tile(level, gate, tile, rows, count, out);
+                        }
+                        if with_up {
+                            gemm::up_tile(level, up, tile, rows, count, out, scratch);
+                        }
+                    }
+                });
             });
-        });
+        }
         Ok(X::Gated)
     }
 

@@ -7,6 +7,7 @@
 
 mod attention;
 pub mod buffer;
+mod format;
 mod forward;
 mod gemm;
 pub mod kv;
@@ -34,6 +35,7 @@ use self::work::Plan;
 use crate::model::config::LlamaConfig;
 use crate::model::rope::inverse_frequencies;
 use crate::model::weights::TensorView;
+use crate::ops::OpsError;
 
 /// How a [`Cpu`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -77,10 +79,18 @@ pub struct Norm {
     eps: f32,
 }
 
-/// A matrix, and for the gated product the one that is gated.
+/// A matrix, in parts where it is stored in several formats, and for the gated product the one that is gated.
 pub struct Linear {
-    matrix: Packed,
+    /// Stacked by rows.
+    parts: Vec<Packed>,
     up: Option<Packed>,
+}
+
+impl Linear {
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().chain(&self.up).map(Packed::bytes).sum()
+    }
 }
 
 /// One role's activations, `[capacity, stride]`.
@@ -191,21 +201,17 @@ impl Cpu {
         (&mut self.pool, &mut self.logits.data, self.logits.stride)
     }
 
-    fn format_for(&self, parts: &[&TensorView<'_>]) -> Format {
-        if let Some(format) = self.options.format {
-            return format;
+    /// Packs matrices stacked by rows; those that follow each other in one format become one.
+    fn pack(&mut self, parts: &[TensorView<'_>]) -> Result<Vec<Packed>, OpsError> {
+        let asked = self.options.format;
+        let format = |p: &TensorView<'_>| asked.unwrap_or_else(|| Format::storing(p.dtype));
+        let mut first = 0;
+        let mut packed = Vec::new();
+        for run in parts.chunk_by(|a, b| format(a) == format(b)) {
+            packed.push(Packed::new(&mut self.pool, run, format(&run[0])).map_err(|e| e.after(first))?);
+            first += run.len();
         }
-        let mut formats = parts.iter().map(|p| Format::storing(p.dtype));
-        let first = formats.next().expect("a linear map has at least one matrix");
-        match formats.all(|f| f == first) {
-            true => first,
-            // A mixed merge is rare (some files keep one of q, k, v in a finer type): take the finest.
-            false => parts
-                .iter()
-                .map(|p| Format::storing(p.dtype))
-                .max_by_key(|f| f.quant_bytes())
-                .expect("a linear map has at least one matrix"),
-        }
+        Ok(packed)
     }
 }
 
