@@ -6,11 +6,12 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::LoadedModel;
-use crate::config::{Config, Dtype};
+use crate::config::{Config, Dtype, KvCacheDtype};
 use crate::engine::EngineConfig;
 use crate::http::{LoadProgress, Sampling};
 use crate::hub::{self, ModelSource, Progress};
 use crate::model::weights::{Checkpoint, Source};
+use crate::ops::cpu::kv::KvType;
 use crate::ops::cpu::level::Level;
 use crate::ops::cpu::pack::Format;
 use crate::runner::{self, RunnerOptions};
@@ -37,6 +38,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     let options = RunnerOptions {
         threads: Some(config.threads),
         format: format(config.dtype),
+        kv_cache: kv_cache(config.kv_cache_dtype),
         max_model_len: config.max_model_len,
         max_num_batched_tokens: config.max_num_batched_tokens,
         max_num_seqs: config.max_num_seqs,
@@ -49,9 +51,10 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     })?;
     bar.finish_and_clear();
     tracing::info!(
-        "weights {:.0} MiB, KV cache {:.0} MiB, {} threads, {level}",
+        "weights {:.0} MiB, KV cache {:.0} MiB ({}), {} threads, {level}",
         total as f64 / 1048576.0,
         loaded.kv_bytes as f64 / 1048576.0,
+        loaded.kv_cache.name(),
         loaded.threads
     );
 
@@ -140,6 +143,15 @@ fn format(dtype: Dtype) -> Option<Format> {
         Dtype::Bf16 => Some(Format::BF16),
         Dtype::Q8_0 => Some(Format::Q8_0),
         Dtype::Q4_0 => Some(Format::Q4_0),
+    }
+}
+
+fn kv_cache(dtype: KvCacheDtype) -> Option<KvType> {
+    match dtype {
+        KvCacheDtype::Auto => None,
+        KvCacheDtype::F32 => Some(KvType::F32),
+        KvCacheDtype::Bf16 => Some(KvType::BF16),
+        KvCacheDtype::Int8 => Some(KvType::Int8),
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_f16(p: *const u16) -> Self::F;
     /// 16 × bf16 → f32.
     unsafe fn load_bf16(p: *const u16) -> Self::F;
+    /// 16 × i8 → f32.
+    unsafe fn load_i8(p: *const i8) -> Self::F;
     /// f32 → 16 × bf16, to nearest even.
     unsafe fn store_bf16(p: *mut u16, x: Self::F);
     /// 32 × bf16 in pairs: the even elements and the odd ones.
@@ -178,6 +180,9 @@ impl Simd for Scalar {
     unsafe fn load_bf16(p: *const u16) -> Self::F {
         p.cast::<[u16; 16]>().read_unaligned().map(|h| f32::from_bits((h as u32) << 16))
     }
+    unsafe fn load_i8(p: *const i8) -> Self::F {
+        p.cast::<[i8; 16]>().read_unaligned().map(f32::from)
+    }
     unsafe fn store_bf16(p: *mut u16, x: Self::F) {
         p.cast::<[u16; 16]>().write_unaligned(x.map(|v| half::bf16::from_f32(v).to_bits()))
     }
@@ -313,6 +318,11 @@ mod x86 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w))
             };
             [at(0), at(8)]
+        }
+        #[inline(always)]
+        unsafe fn load_i8(p: *const i8) -> Self::F {
+            let (low, high) = (_mm_loadl_epi64(p.cast()), _mm_loadl_epi64(p.add(8).cast()));
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
         }
         #[inline(always)]
         unsafe fn store_bf16(p: *mut u16, x: Self::F) {
@@ -561,6 +571,10 @@ mod x86 {
                 unsafe fn load_bf16(p: *const u16) -> __m512 {
                     let w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
                     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(w))
+                }
+                #[inline(always)]
+                unsafe fn load_i8(p: *const i8) -> __m512 {
+                    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
                 }
                 #[inline(always)]
                 unsafe fn store_bf16(p: *mut u16, x: __m512) {

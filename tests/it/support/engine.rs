@@ -7,7 +7,7 @@ use lima::engine::{
     EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, TokenId, spawn,
 };
 use lima::model::weights::Checkpoint;
-use lima::ops::cpu::kv::KvPool;
+use lima::ops::cpu::kv::{KvPool, KvType};
 use lima::ops::cpu::level::Level;
 use lima::ops::cpu::pack::Format;
 use lima::runner::{self, CpuExecutor, RunnerOptions};
@@ -16,6 +16,8 @@ use lima::runner::{self, CpuExecutor, RunnerOptions};
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     pub format: Format,
+    /// Type of the cache; `None`: what goes with the format.
+    pub kv: Option<KvType>,
     pub level: Level,
     pub threads: usize,
     pub max_num_batched_tokens: usize,
@@ -43,10 +45,11 @@ impl Setting {
 
     /// Loads the model as the server does.
     pub fn load(&self, checkpoint: &Checkpoint) -> CpuExecutor {
-        let kv = runner::load::kv_type(checkpoint, Some(self.format));
+        let kv = self.kv.unwrap_or_else(|| runner::load::kv_type(checkpoint, Some(self.format)));
         let options = RunnerOptions {
             threads: Some(self.threads),
             format: Some(self.format),
+            kv_cache: self.kv,
             max_model_len: Some(MAX_LEN),
             max_num_batched_tokens: self.max_num_batched_tokens,
             max_num_seqs: MAX_SEQS,
