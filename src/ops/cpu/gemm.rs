@@ -175,7 +175,7 @@ unsafe fn six_bits<S: Simd, const M: usize>(w: &Packed, at: TilePtr, x: PanelPtr
             let v = groups::<S, 6>(at.quants.add(b * TILE * BLOCK * 6 / 8));
             let d = S::load_f16(at.second.cast::<u16>().add(b / 8 * TILE));
             let scales = at.scales.add(b * 2 * TILE);
-            let (s0, s1) = (S::load_i8(scales), S::load_i8(scales.add(TILE)));
+            let (s0, s1) = (S::load_i8(scales.cast()), S::load_i8(scales.add(TILE).cast()));
             for i in 0..M {
                 let mut dot0 = S::splat_i(*x.c32.add(2 * b * M + i));
                 let mut dot1 = S::splat_i(*x.c32.add((2 * b + 1) * M + i));

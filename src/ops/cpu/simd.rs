@@ -60,8 +60,6 @@ pub(crate) trait Simd: Copy {
 
     /// 16 × u8 → f32.
     unsafe fn load_u8(p: *const u8) -> Self::F;
-    /// 16 × i8 → f32.
-    unsafe fn load_i8(p: *const u8) -> Self::F;
 
     unsafe fn load_bytes(p: *const u8) -> Self::B;
     unsafe fn low_nibbles(x: Self::B) -> Self::B;
@@ -219,9 +217,6 @@ impl Simd for Scalar {
     }
     unsafe fn load_u8(p: *const u8) -> Self::F {
         p.cast::<[u8; 16]>().read_unaligned().map(f32::from)
-    }
-    unsafe fn load_i8(p: *const u8) -> Self::F {
-        p.cast::<[i8; 16]>().read_unaligned().map(f32::from)
     }
     unsafe fn or_bytes(a: Self::B, b: Self::B) -> Self::B {
         std::array::from_fn(|i| a[i] | b[i])
@@ -398,11 +393,6 @@ mod x86 {
         unsafe fn load_u8(p: *const u8) -> Self::F {
             let (a, b) = (_mm_loadl_epi64(p.cast()), _mm_loadl_epi64(p.add(8).cast()));
             [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(a)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b))]
-        }
-        #[inline(always)]
-        unsafe fn load_i8(p: *const u8) -> Self::F {
-            let (a, b) = (_mm_loadl_epi64(p.cast()), _mm_loadl_epi64(p.add(8).cast()));
-            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(a)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b))]
         }
         #[inline(always)]
         unsafe fn or_bytes(a: Self::B, b: Self::B) -> Self::B {
@@ -631,10 +621,6 @@ mod x86 {
                 #[inline(always)]
                 unsafe fn load_u8(p: *const u8) -> __m512 {
                     _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))
-                }
-                #[inline(always)]
-                unsafe fn load_i8(p: *const u8) -> __m512 {
-                    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
                 }
                 #[inline(always)]
                 unsafe fn or_bytes(a: __m512i, b: __m512i) -> __m512i {
