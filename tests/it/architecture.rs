@@ -41,14 +41,14 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["axum", "tower_http", "prometheus"], &["http/"]),
     (&["tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
-    (&["zip", "sha2"], &["hub/"]),
+    (&["zip", "sha2", "hf_hub"], &["hub/"]),
     (&["clap"], &["config.rs", "main.rs"]),
     // Of tokio the engine has the channels that its readers wait on.
     (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs"]),
 ];
 
 /// Where memory is handled by hand: kernels, and the maps of weight files.
-const UNSAFE: &[&str] = &["ops/", "runner/sampler/kernels.rs", "model/weights/checkpoint.rs"];
+const UNSAFE: &[&str] = &["ops/", "runner/sampler/kernels.rs", "model/weights/mapped.rs"];
 
 /// Where code may depend on a feature of the build.
 const FEATURES: &[&str] = &["ops/", "parallel/"];

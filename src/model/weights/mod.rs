@@ -5,8 +5,13 @@ pub mod checkpoint;
 pub mod error;
 pub mod gguf;
 pub mod gguf_vocab;
+mod index;
+mod json;
+mod mapped;
 pub mod names;
+mod refused;
 pub mod safetensors;
+pub mod split;
 pub mod view;
 
 pub use checkpoint::{Checkpoint, Source};
