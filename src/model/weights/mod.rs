@@ -11,10 +11,11 @@ mod mapped;
 pub mod names;
 mod refused;
 pub mod safetensors;
-pub mod split;
+mod split;
 pub mod view;
 
 pub use checkpoint::{Checkpoint, Source};
 pub use error::LoadError;
 pub use names::expected_tensors;
+pub use split::part_names;
 pub use view::TensorView;

@@ -48,7 +48,8 @@ fn parse_name(name: &str) -> Option<(&str, u64, u64)> {
         .then_some((stem, number, count))
 }
 
-/// The names of all parts, in order, of a model of which `name` is one part; `None` if it is whole.
+/// The names of all parts, in order, of a GGUF model of which `name` (a file name, or a path with slashes) is one
+/// part; `None` if it is whole.
 pub fn part_names(name: &str) -> Option<Vec<String>> {
     let (stem, _, count) = parse_name(name)?;
     Some((1..=count).map(|number| path(stem, number, count)).collect())
