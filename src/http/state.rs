@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::error::ApiError;
 use super::metrics::{EngineMetrics, HttpMetrics};
-use super::request::Sampling;
+use super::common::Sampling;
 use crate::engine::{EngineHandle, TokenId};
 use crate::text::{PromptRenderer, Tokenizer};
 

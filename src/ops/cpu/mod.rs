@@ -71,6 +71,8 @@ pub enum X {
     Gated,
     /// `[R, vocab]`; read them with [`Cpu::logits`].
     Logits,
+    /// `[R, hidden]`; read them with [`Cpu::hidden_states`].
+    Hidden,
 }
 
 /// An RMSNorm.
@@ -129,6 +131,7 @@ pub struct Cpu {
     attended: Area,
     gated: Area,
     logits: Area,
+    hidden: Area,
     rows: Rows,
     partials: Buffer<f32>,
     scratch: Buffer<f32>,
@@ -158,6 +161,7 @@ impl Cpu {
             attended: Area::new(tokens, config.num_heads * dim),
             gated: Area::new(tokens, config.intermediate_size),
             logits: Area::new(outputs, config.vocab_size),
+            hidden: Area::new(tokens, config.hidden_size),
             rows: Rows::new(tokens.max(outputs), widest, pool.size()),
             partials: Buffer::zeroed(plan.max_slots() * group * (cache.padded_dim + 2)),
             scratch: Buffer::zeroed(pool.size() * scratch_len),
@@ -194,6 +198,16 @@ impl Cpu {
         (&mut self.pool, &mut self.logits.data, self.logits.stride)
     }
 
+    /// Rows that [`Ops::hidden`] left, the given distance apart; `hidden_size` numbers of each count.
+    pub fn hidden_states(&self) -> (&[f32], usize) {
+        (&self.hidden.data, self.hidden.stride)
+    }
+
+    /// Most rows of logits at once.
+    pub fn max_outputs(&self) -> usize {
+        self.options.max_outputs
+    }
+
     fn format_for(&self, parts: &[&TensorView<'_>]) -> Format {
         if let Some(format) = self.options.format {
             return format;
@@ -220,6 +234,7 @@ impl Cpu {
             X::Attended => (&self.attended, None),
             X::Gated => (&self.gated, None),
             X::Logits => (&self.logits, None),
+            X::Hidden => (&self.hidden, None),
         };
         (area.ptr(), area.stride, norm)
     }
@@ -416,9 +431,29 @@ impl Ops for Cpu {
         Ok(X::Gated)
     }
 
-    fn head(&mut self, _: X, norm: &Arc<Norm>, w: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
+    fn head(&mut self, _: &X, norm: &Arc<Norm>, w: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
         let to = (self.logits.ptr(), self.logits.stride);
         self.multiply(&X::Normed(norm.clone()), w, to, Store::Set, Some(batch.outputs));
         Ok(X::Logits)
+    }
+
+    fn hidden(&mut self, _: &X, norm: &Arc<Norm>, batch: &Batch<'_>) -> Result<X, OpsError> {
+        let blocks = self.residual.stride / pack::BLOCK;
+        let (from, from_stride) = (self.residual.ptr(), self.residual.stride);
+        let (to, stride) = (self.hidden.ptr(), self.hidden.stride);
+        for (i, &row) in batch.outputs.iter().enumerate() {
+            // SAFETY: both areas have a row for every token of the largest batch, and their strides are the
+            // padded hidden size.
+            unsafe {
+                rows::normalise_row(
+                    self.options.level,
+                    from.at(row as usize * from_stride),
+                    norm.ptr(),
+                    blocks,
+                    to.at(i * stride),
+                );
+            }
+        }
+        Ok(X::Hidden)
     }
 }
