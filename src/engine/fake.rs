@@ -14,8 +14,8 @@ use std::time::Duration;
 use smallvec::smallvec;
 
 use super::executor::{
-    Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, StepInput, StepOutput, Ticket,
-    TokenSource, Want,
+    Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, StepInput, StepOutput, Ticket, TokenSource,
+    Want,
 };
 use super::types::{AdapterSlot, BLOCK_SIZE, Pooling, SeqId, TokenId};
 use model::masked;

@@ -329,11 +329,10 @@ impl Scheduler {
         assert_eq!(preempted, self.num_preempted, "preempted sequences");
         for &slot in &self.running {
             let seq = self.seq(slot);
-            let rows =
-                |s: &StepRecord| {
-                    let samples = |r: &&RowRecord| r.returns == Returns::Token && r.slot == slot && self.is_current(r);
-                    s.rows.iter().filter(samples).count()
-                };
+            let rows = |s: &StepRecord| {
+                let samples = |r: &&RowRecord| r.returns == Returns::Token && r.slot == slot && self.is_current(r);
+                s.rows.iter().filter(samples).count()
+            };
             assert_eq!(seq.in_flight, self.steps.iter().map(rows).sum::<usize>(), "{:?} in flight", seq.id);
             assert!(seq.num_computed <= seq.num_tokens() && seq.num_tokens() <= seq.max_len, "{:?} counts", seq.id);
             assert!((1..=seq.num_prompt).contains(&seq.num_scored), "{:?} scored", seq.id);

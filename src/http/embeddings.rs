@@ -45,8 +45,10 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
     lengths.iter().for_each(|&tokens| model.metrics().accepted(tokens, 1, 0));
 
     let mut stage = app.watch_stage();
-    let mut reads: Vec<_> =
-        streams.into_iter().map(|events| Read { model: &model, events, timing: Timing::new(arrived), done: false }).collect();
+    let mut reads: Vec<_> = streams
+        .into_iter()
+        .map(|events| Read { model: &model, events, timing: Timing::new(arrived), done: false })
+        .collect();
     let all = async {
         let mut data = Vec::with_capacity(reads.len());
         for (index, read) in reads.iter_mut().enumerate() {
@@ -55,7 +57,9 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
                 normalise(&mut vector);
             }
             let embedding = match base64 {
-                true => Vector::Base64(STANDARD.encode(vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())),
+                true => {
+                    Vector::Base64(STANDARD.encode(vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()))
+                }
                 false => Vector::Float(vector),
             };
             data.push(Embedding { object: "embedding", index, embedding });

@@ -31,11 +31,7 @@ pub struct Submission {
 }
 
 /// Submits sequences, all or none. `param` is the field that errors name.
-pub fn submit(
-    model: &ServedModel,
-    sequences: Vec<Request>,
-    param: &'static str,
-) -> Result<Vec<EventStream>, ApiError> {
+pub fn submit(model: &ServedModel, sequences: Vec<Request>, param: &'static str) -> Result<Vec<EventStream>, ApiError> {
     model.engine.submit(sequences).map_err(|e| match e {
         SubmitError::QueueFull { .. } => ApiError::QueueFull,
         SubmitError::TooLong { .. } => ApiError::ContextLength { param: param.into(), message: format!("{e}.") },

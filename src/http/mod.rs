@@ -28,8 +28,8 @@ mod tokenize;
 mod vocabulary;
 mod wire;
 
-pub use error::ApiError;
 pub use common::Sampling;
+pub use error::ApiError;
 pub use router::router;
 pub use server::serve;
 pub use state::{App, Limits, LoadProgress, ModelParts, ServedModel};

@@ -95,12 +95,7 @@ pub fn render(
 
 /// The completion limit asked for, if it fits, or the rest of the context. `param` is the field that holds the
 /// prompt.
-pub fn completion_limit(
-    limit: usize,
-    prompt: usize,
-    asked: Option<u32>,
-    param: &'static str,
-) -> Result<u32, ApiError> {
+pub fn completion_limit(limit: usize, prompt: usize, asked: Option<u32>, param: &'static str) -> Result<u32, ApiError> {
     let room = limit.saturating_sub(prompt);
     let told = format!("This model's maximum context length is {limit} tokens.");
     let message = match asked {

@@ -103,7 +103,9 @@ pub fn parse(value: Value, param: &'static str, vocab_size: usize) -> Result<Vec
     let first_is_text = values[0].is_string();
     let one = |(i, value): (usize, Value)| match value {
         Value::String(text) if first_is_text => Ok(Prompt::Text(text)),
-        Value::Array(ids) if !first_is_text => token_ids(&ids, &format!("{param}[{i}]"), vocab_size).map(Prompt::Tokens),
+        Value::Array(ids) if !first_is_text => {
+            token_ids(&ids, &format!("{param}[{i}]"), vocab_size).map(Prompt::Tokens)
+        }
         other if first_is_text => Err(wrong_type(format!("{param}[{i}]"), "a string", &other)),
         other => Err(wrong_type(format!("{param}[{i}]"), "an array of token ids", &other)),
     };

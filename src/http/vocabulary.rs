@@ -78,9 +78,8 @@ impl Vocabulary {
 
     /// The log-probabilities of a prompt, `null` for its first token; at most `top` alternatives.
     pub fn prompt_logprobs(&self, scores: &[Scored], top: u32) -> PromptLogprobs {
-        let entry = |id, logprob, rank| {
-            (id, PromptLogprob { logprob: clamp(logprob), rank, decoded_token: self.text(id) })
-        };
+        let entry =
+            |id, logprob, rank| (id, PromptLogprob { logprob: clamp(logprob), rank, decoded_token: self.text(id) });
         let one = |scored: &Scored| {
             let best = scored.top.iter().take(top as usize).zip(1..);
             let mut entries: Vec<_> = best.map(|(&(id, logprob), rank)| entry(id, logprob, rank)).collect();

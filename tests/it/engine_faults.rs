@@ -17,7 +17,14 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
 
 fn request(first: TokenId, len: u32, max_tokens: u32) -> Request {
     let params = Arc::new(SamplingParams { max_tokens, ..Default::default() });
-    Request { prompt: (first..first + len).collect(), task: Task::default(), params, priority: 0, cache_salt: None, adapter: None }
+    Request {
+        prompt: (first..first + len).collect(),
+        task: Task::default(),
+        params,
+        priority: 0,
+        cache_salt: None,
+        adapter: None,
+    }
 }
 
 /// Runs these requests with a fault at a step; returns which failed. The others must be right.

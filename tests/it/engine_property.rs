@@ -138,7 +138,8 @@ impl Scenario {
         let added = self.core.scheduler_mut().add(id, request.clone());
         assert_eq!(added.is_ok(), fits, "{} prompt tokens of {}", request.prompt.len(), self.config.max_len());
         if fits {
-            self.readers.insert(id, Reader { request, scheduled: false, tokens: Vec::new(), scores: Vec::new(), pooled: None });
+            self.readers
+                .insert(id, Reader { request, scheduled: false, tokens: Vec::new(), scores: Vec::new(), pooled: None });
         }
     }
 

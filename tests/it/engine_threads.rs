@@ -33,7 +33,14 @@ fn start(config: EngineConfig, depth: usize) -> (EngineHandle, EngineThread, Fak
 
 fn request(first: TokenId, len: u32, max_tokens: u32) -> Request {
     let params = Arc::new(SamplingParams { max_tokens, ..Default::default() });
-    Request { prompt: (first..first + len).collect(), task: Task::default(), params, priority: 0, cache_salt: None, adapter: None }
+    Request {
+        prompt: (first..first + len).collect(),
+        task: Task::default(),
+        params,
+        priority: 0,
+        cache_salt: None,
+        adapter: None,
+    }
 }
 
 fn submit(handle: &EngineHandle, request: Request) -> EventStream {

@@ -19,7 +19,14 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
 
 fn request(prompt: impl Iterator<Item = TokenId>, max_tokens: u32) -> Request {
     let params = SamplingParams { max_tokens, stop_token_ids: vec![7], ..Default::default() };
-    Request { prompt: prompt.collect(), task: Task::default(), params: Arc::new(params), priority: 0, cache_salt: None, adapter: None }
+    Request {
+        prompt: prompt.collect(),
+        task: Task::default(),
+        params: Arc::new(params),
+        priority: 0,
+        cache_salt: None,
+        adapter: None,
+    }
 }
 
 /// A core whose sequences all generate `script`, and what it did.
@@ -75,7 +82,14 @@ impl Trace {
                 Event::Token(sampled) => writeln!(out, "  {seq:?} -> {}", sampled.token).unwrap(),
                 Event::PromptLogprobs(scores) => {
                     let tokens: Vec<_> = scores.iter().map(|s| s.token).collect();
-                    writeln!(out, "  {seq:?} scored {}: {:?}..={:?}", tokens.len(), tokens[0], tokens[tokens.len() - 1]).unwrap();
+                    writeln!(
+                        out,
+                        "  {seq:?} scored {}: {:?}..={:?}",
+                        tokens.len(),
+                        tokens[0],
+                        tokens[tokens.len() - 1]
+                    )
+                    .unwrap();
                 }
                 event => writeln!(out, "  {seq:?} {event:?}").unwrap(),
             }
@@ -347,7 +361,7 @@ fn what_was_scored_before_a_preemption_is_not_scored_again() {
     core.scheduler_mut().add(SeqId(0), request(0..31, 80)).unwrap();
     core.advance(&mut Vec::new());
     core.scheduler_mut().add(SeqId(1), long.clone()).unwrap();
-    let (mut scores, mut cached, mut computed) = (Vec::new(), 0, 0);
+    let (mut scores, mut computed) = (Vec::new(), 0);
     loop {
         let mut events = Vec::new();
         if !core.advance(&mut events) {
@@ -355,7 +369,8 @@ fn what_was_scored_before_a_preemption_is_not_scored_again() {
         }
         let row = core.last_input().rows.iter().find(|r| r.seq == SeqId(1));
         if let Some(row) = row.filter(|_| core.scheduler().counters().preemptions > 0 && computed == 0) {
-            (cached, computed) = (row.start, row.start + row.len);
+            let cached = row.start;
+            computed = cached + row.len;
             // What the cache gives was reported; the first positions computed need no scores any more.
             assert!(0 < cached && cached < scores.len() && row.score.is_none(), "{row:?} after {}", scores.len());
         }

@@ -50,8 +50,7 @@ impl CompletionRequest {
         let prompts = prompts::parse(f.require("prompt")?, "prompt", model.vocab_size)?;
         // A completion's prompt is raw: who writes it decides where special tokens stand.
         let encoding = Encoding::parse(&mut f, true)?;
-        let max_tokens =
-            f.integer("max_tokens", 0, i64::MAX)?.map(|max| u32::try_from(max).unwrap_or(u32::MAX));
+        let max_tokens = f.integer("max_tokens", 0, i64::MAX)?.map(|max| u32::try_from(max).unwrap_or(u32::MAX));
         let echo = f.bool("echo")?.unwrap_or(false);
         let best_of = f.integer("best_of", 1, 20)?.map(|n| n as u32);
         let logprobs = f.integer("logprobs", 0, 5)?.map(|n| n as u32);

@@ -36,9 +36,9 @@
 mod draw;
 mod kernels;
 mod penalties;
-mod score;
 pub mod philox;
 pub mod reference;
+mod score;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

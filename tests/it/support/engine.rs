@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use lima::engine::{
-    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, Scored, Task, TokenId, spawn,
+    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, Scored, Task, TokenId,
+    spawn,
 };
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::kv::KvPool;
@@ -103,7 +104,9 @@ impl Running {
                         scores.extend(more.iter().map(one));
                     }
                     Event::Pooled(p) => pooled = Some(p.iter().map(|v| v.to_bits()).collect()),
-                    Event::Finished(finish) => return (Output { tokens, logprobs, top, scores, pooled, finish }, cached),
+                    Event::Finished(finish) => {
+                        return (Output { tokens, logprobs, top, scores, pooled, finish }, cached);
+                    }
                     Event::Failed(e) => panic!("{e}"),
                 }
             }
@@ -129,5 +132,12 @@ fn bits(top: &[(TokenId, f32)]) -> Vec<(TokenId, u32)> {
 
 /// A request that nothing but its length ends.
 pub fn request(prompt: Vec<TokenId>, params: SamplingParams) -> Request {
-    Request { prompt: prompt.into(), task: Task::default(), params: Arc::new(params), priority: 0, cache_salt: None, adapter: None }
+    Request {
+        prompt: prompt.into(),
+        task: Task::default(),
+        params: Arc::new(params),
+        priority: 0,
+        cache_salt: None,
+        adapter: None,
+    }
 }
