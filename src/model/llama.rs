@@ -89,6 +89,12 @@ impl<O: Ops> Llama<O> {
 
     /// Logits of the batch's output rows, `[R, vocab]`; appends the batch to the cache.
     pub fn forward(&self, ops: &mut O, batch: &Batch<'_>) -> Result<O::X, OpsError> {
+        let x = self.layers(ops, batch)?;
+        self.head(ops, &x, batch)
+    }
+
+    /// The residual stream after the last layer, `[T, hidden]`; appends the batch to the cache.
+    pub fn layers(&self, ops: &mut O, batch: &Batch<'_>) -> Result<O::X, OpsError> {
         let mut x = ops.embed(&self.embed, batch)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let h = ops.rms_norm(&x, &layer.attention_norm)?;
@@ -99,6 +105,16 @@ impl<O: Ops> Llama<O> {
             let h = ops.gate_up_silu(&h, &layer.gate_up)?;
             x = ops.linear_add(i, h, &layer.down, x)?;
         }
+        Ok(x)
+    }
+
+    /// Logits of the batch's output rows, `[R, vocab]`, from what [`Llama::layers`] returned.
+    pub fn head(&self, ops: &mut O, x: &O::X, batch: &Batch<'_>) -> Result<O::X, OpsError> {
         ops.head(x, &self.norm, self.head.as_ref().unwrap_or(&self.embed), batch)
+    }
+
+    /// Final hidden states of the batch's output rows, `[R, hidden]`, from what [`Llama::layers`] returned.
+    pub fn hidden(&self, ops: &mut O, x: &O::X, batch: &Batch<'_>) -> Result<O::X, OpsError> {
+        ops.hidden(x, &self.norm, batch)
     }
 }

@@ -129,7 +129,14 @@ pub trait Ops {
     ) -> Result<Self::X, OpsError>;
     /// `silu(x · W_gateᵀ) · (x · W_upᵀ)` → `[T, intermediate]`.
     fn gate_up_silu(&mut self, x: &Self::X, w: &Self::Linear) -> Result<Self::X, OpsError>;
-    /// Final norm and logits of the batch's output rows → `[R, vocab]`.
-    fn head(&mut self, x: Self::X, norm: &Self::Norm, w: &Self::Linear, batch: &Batch<'_>)
-    -> Result<Self::X, OpsError>;
+    /// Final norm and logits of the batch's output rows → `[R, vocab]`. May be called again with other outputs.
+    fn head(
+        &mut self,
+        x: &Self::X,
+        norm: &Self::Norm,
+        w: &Self::Linear,
+        batch: &Batch<'_>,
+    ) -> Result<Self::X, OpsError>;
+    /// Final norm of the batch's output rows → `[R, hidden]`.
+    fn hidden(&mut self, x: &Self::X, norm: &Self::Norm, batch: &Batch<'_>) -> Result<Self::X, OpsError>;
 }

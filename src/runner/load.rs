@@ -33,6 +33,9 @@ pub struct RunnerOptions {
     pub level: Level,
 }
 
+/// Rows of logits at least that the workspace holds: prompts are scored so many tokens at a time.
+const SCORED_ROWS: usize = 64;
+
 /// Most that the KV cache takes without being told to.
 pub const DEFAULT_KV_BYTES: u64 = 4 << 30;
 
@@ -113,7 +116,7 @@ pub fn load(
             format: options.format,
             kv,
             max_tokens: options.max_num_batched_tokens.max(options.max_num_seqs),
-            max_outputs: options.max_num_seqs,
+            max_outputs: options.max_num_seqs.max(SCORED_ROWS),
             max_positions: longest,
         },
     );
@@ -126,7 +129,7 @@ pub fn load(
     let max_model_len = settle_length(config, options, have, num_blocks)?;
     ops.allocate_cache(num_blocks);
     Ok(Loaded {
-        executor: CpuExecutor::new(ops, model, config.vocab_size),
+        executor: CpuExecutor::new(ops, model, config),
         num_blocks,
         kv_bytes: num_blocks as u64 * block_bytes,
         kv_cache: kv,

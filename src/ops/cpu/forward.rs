@@ -25,6 +25,7 @@ impl Cpu {
             X::Attended => (&self.attended, None),
             X::Gated => (&self.gated, None),
             X::Logits => (&self.logits, None),
+            X::Hidden => (&self.hidden, None),
         };
         (area.ptr(), area.stride, norm)
     }
@@ -250,9 +251,29 @@ impl Ops for Cpu {
         Ok(X::Gated)
     }
 
-    fn head(&mut self, _: X, norm: &Arc<Norm>, w: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
+    fn head(&mut self, _: &X, norm: &Arc<Norm>, w: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
         let to = (self.logits.ptr(), self.logits.stride);
         self.multiply(&X::Normed(norm.clone()), w, to, Store::Set, Some(batch.outputs));
         Ok(X::Logits)
+    }
+
+    fn hidden(&mut self, _: &X, norm: &Arc<Norm>, batch: &Batch<'_>) -> Result<X, OpsError> {
+        let blocks = self.residual.stride / pack::BLOCK;
+        let (from, from_stride) = (self.residual.ptr(), self.residual.stride);
+        let (to, stride) = (self.hidden.ptr(), self.hidden.stride);
+        for (i, &row) in batch.outputs.iter().enumerate() {
+            // SAFETY: both areas have a row for every token of the largest batch, and their strides are the
+            // padded hidden size.
+            unsafe {
+                rows::normalise_row(
+                    self.options.level,
+                    from.at(row as usize * from_stride),
+                    norm.ptr(),
+                    blocks,
+                    to.at(i * stride),
+                );
+            }
+        }
+        Ok(X::Hidden)
     }
 }

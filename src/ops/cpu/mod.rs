@@ -70,6 +70,8 @@ pub enum X {
     Gated,
     /// `[R, vocab]`; read them with [`Cpu::logits`].
     Logits,
+    /// `[R, hidden]`; read them with [`Cpu::hidden_states`].
+    Hidden,
 }
 
 /// An RMSNorm.
@@ -136,6 +138,7 @@ pub struct Cpu {
     attended: Area,
     gated: Area,
     logits: Area,
+    hidden: Area,
     rows: Rows,
     partials: Buffer<f32>,
     scratch: Buffer<f32>,
@@ -165,6 +168,7 @@ impl Cpu {
             attended: Area::new(tokens, config.num_heads * dim),
             gated: Area::new(tokens, config.intermediate_size),
             logits: Area::new(outputs, config.vocab_size),
+            hidden: Area::new(tokens, config.hidden_size),
             rows: Rows::new(tokens.max(outputs), widest, pool.size()),
             partials: Buffer::zeroed(plan.max_slots() * group * (cache.padded_dim + 2)),
             scratch: Buffer::zeroed(pool.size() * scratch_len),
@@ -199,6 +203,16 @@ impl Cpu {
     /// distance apart.
     pub fn logits(&mut self) -> (&mut Pool, &mut [f32], usize) {
         (&mut self.pool, &mut self.logits.data, self.logits.stride)
+    }
+
+    /// Rows that [`Ops::hidden`] left, the given distance apart; `hidden_size` numbers of each count.
+    pub fn hidden_states(&self) -> (&[f32], usize) {
+        (&self.hidden.data, self.hidden.stride)
+    }
+
+    /// Most rows of logits at once.
+    pub fn max_outputs(&self) -> usize {
+        self.options.max_outputs
     }
 
     /// Packs matrices stacked by rows; those that follow each other in one format become one.

@@ -118,6 +118,24 @@ pub(crate) struct NormPtr {
     pub(crate) width: usize,
 }
 
+/// RMSNorm of `blocks` × 32 numbers.
+#[inline(always)]
+unsafe fn normalise<S: Simd>(src: *const f32, norm: NormPtr, blocks: usize, to: *mut f32) {
+    // SAFETY: the caller's pointers hold `blocks` blocks each.
+    unsafe {
+        let mut squares = S::splat(0.0);
+        for k in (0..blocks * BLOCK).step_by(16) {
+            let x = S::load(src.add(k));
+            squares = S::fma(x, x, squares);
+        }
+        let scale = S::splat(1.0 / (S::sum(squares) / norm.width as f32 + norm.eps).sqrt());
+        for k in (0..blocks * BLOCK).step_by(16) {
+            let x = S::mul(S::load(src.add(k)), scale);
+            S::store(to.add(k), S::mul(x, S::load(norm.weight.add(k))));
+        }
+    }
+}
+
 /// Prepares one row: `src` holds `blocks` × 32 numbers, zero beyond the true width.
 #[inline(always)]
 unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activation, blocks: usize, to: Place) {
@@ -126,16 +144,7 @@ unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activat
         let mut src = src;
         let (panel, lane, rows) = (to.panel, to.lane, to.rows);
         if let Some(norm) = norm {
-            let mut squares = S::splat(0.0);
-            for k in (0..blocks * BLOCK).step_by(16) {
-                let x = S::load(src.add(k));
-                squares = S::fma(x, x, squares);
-            }
-            let scale = S::splat(1.0 / (S::sum(squares) / norm.width as f32 + norm.eps).sqrt());
-            for k in (0..blocks * BLOCK).step_by(16) {
-                let x = S::mul(S::load(src.add(k)), scale);
-                S::store(to.staging.add(k), S::mul(x, S::load(norm.weight.add(k))));
-            }
+            normalise::<S>(src, norm, blocks, to.staging);
             src = to.staging;
         }
         match form {
@@ -193,4 +202,6 @@ multiversion! {
     pub(crate) unsafe fn prepare_row = prepare(
         src: *const f32, norm: Option<NormPtr>, form: Activation, blocks: usize, to: Place,
     ) with native bf16;
+    /// RMSNorm of a row of `blocks` × 32 numbers, the same as on its way into a product.
+    pub(crate) unsafe fn normalise_row = normalise(src: *const f32, norm: NormPtr, blocks: usize, to: *mut f32);
 }
