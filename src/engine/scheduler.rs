@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use super::adapters::AdapterLease;
 use super::block_pool::{BlockPool, BlockTable};
 use super::event::{EngineError, Event, SeqEvent};
 use super::executor::{RowOut, SampleInput, SampleRow, StepInput, StepOutput, TokenSource};
@@ -172,7 +173,7 @@ impl Scheduler {
         let key = OrderKey { priority: request.priority, virtual_time: 0, arrival: self.next_arrival };
         self.next_arrival += 1;
         let max_tokens = request.params.max_tokens.max(1) as usize;
-        let root = self.pool.root(request.cache_salt.as_ref(), request.adapter);
+        let root = self.pool.root(request.cache_salt.as_ref(), request.adapter.as_ref().map(AdapterLease::slot));
         let sequence = Box::new(Sequence {
             id,
             key,

@@ -1,6 +1,7 @@
 //! The OpenAI-compatible API over HTTP: wire types become validated requests, events of the engine
 //! become responses, and every refusal is the same error object.
 
+pub mod adapters;
 mod body;
 mod chat;
 mod choice;
@@ -20,6 +21,7 @@ pub mod state;
 mod stream;
 mod wire;
 
+pub use adapters::{AdapterLoader, Adapters};
 pub use error::ApiError;
 pub use request::Sampling;
 pub use router::router;

@@ -29,8 +29,8 @@ pub struct Prepared {
 /// Parses, validates, renders and tokenises.
 pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let value = fields::parse(body)?;
-    let known = |name: &str| model.names.iter().any(|n| n == name);
-    let chat = ChatRequest::parse(value, known, model.vocab_size)?;
+    let chat = ChatRequest::parse(value, |name| model.resolve(name).is_ok(), model.vocab_size)?;
+    let adapter = model.resolve(&chat.model)?;
     let limit = model.max_len();
     if chat.prompt_bytes > model.max_prompt_bytes {
         return Err(ApiError::ContextLength(format!(
@@ -55,7 +55,7 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
             params: Arc::new(SamplingParams { choice, ..params.clone() }),
             priority: 0,
             cache_salt: None,
-            adapter: None,
+            adapter: adapter.clone(),
         })
         .collect();
     Ok(Prepared { chat, prompt, max_tokens, sequences })

@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::{ApiError, quote};
 use super::prepare::random;
 use super::state::App;
-use super::{chat, models, probes};
+use super::{adapters, chat, models, probes};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -24,6 +24,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
+        .route("/v1/load_lora_adapter", post(adapters::load))
+        .route("/v1/unload_lora_adapter", post(adapters::unload))
         .route("/livez", get(probes::live))
         .route("/startupz", get(probes::startup))
         .route("/readyz", get(probes::ready))

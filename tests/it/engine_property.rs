@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle};
 use lima::engine::{
-    AdapterSlot, Core, EngineError, Event, FinishReason, Request, SamplingParams, SchedulerConfig, SeqEvent, SeqId,
-    TokenId,
+    AdapterLease, AdapterSlot, Core, EngineError, Event, FinishReason, Request, SamplingParams, SchedulerConfig,
+    SeqEvent, SeqId, TokenId,
 };
 
 const VOCAB: u32 = 40;
@@ -116,7 +116,9 @@ impl Scenario {
             params: Arc::new(params),
             priority: random.below(3) as i32 - 1,
             cache_salt: random.percent(20).then(|| "tenant".into()),
-            adapter: random.percent(10).then_some(AdapterSlot(0)),
+            adapter: random
+                .percent(10)
+                .then_some(AdapterLease::detached(AdapterSlot { index: 0, generation: random.between(1, 2) as u64 })),
         };
         let fits = (1..self.config.max_len()).contains(&request.prompt.len());
         let id = SeqId(self.next_id);

@@ -114,7 +114,7 @@ impl Scheduler {
             len,
             blocks: first_block..input.blocks.len(),
             want: if samples { Want::Sample { last: 1 } } else { Want::None },
-            adapter: seq.adapter,
+            adapter: seq.adapter.as_ref().map(AdapterLease::slot),
         });
         record.rows.push(RowRecord { slot, seq: seq.id, epoch: seq.epoch, end, samples });
     }

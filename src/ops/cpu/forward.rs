@@ -7,11 +7,15 @@ use super::attention::{self, Args, Item};
 use super::buffer::Buffer;
 use super::gemm::{self, Out, Store};
 use super::level::Level;
+use super::lora::{Adapter, Job};
 use super::pack::{self, Activation, Packed};
+use super::pool::Worker;
 use super::rope;
 use super::rows::{self, Place, Rows};
 use super::work::Join;
 use super::{Cpu, Linear, Norm, Shared, X};
+use crate::engine::AdapterSlot;
+use crate::model::lora::Site;
 use crate::model::weights::TensorView;
 use crate::ops::{Batch, Ops, OpsError};
 
@@ -29,8 +33,16 @@ impl Cpu {
         (area.ptr(), area.stride, norm)
     }
 
-    /// Prepares rows (all of the batch's, or `picked`) and multiplies them with every part of `w`.
-    fn multiply(&mut self, x: &X, w: &Linear, to: (Shared, usize), store: Store, picked: Option<&[u32]>) {
+    /// Prepares rows (all of the batch's, or `picked`) and multiplies them with `w`, and with the adapters at `at`.
+    fn multiply(
+        &mut self,
+        at: Option<Site>,
+        x: &X,
+        w: &Linear,
+        to: (Shared, usize),
+        store: Store,
+        picked: Option<&[u32]>,
+    ) {
         let (source, stride, norm) = self.source(x);
         let count = picked.map_or(self.tokens, <[u32]>::len);
         let (rows, level) = (&self.rows, self.options.level);
@@ -38,6 +50,7 @@ impl Cpu {
         let matrix = &w.matrix;
         let (form, blocks, tiles) = (matrix.format.activation(), matrix.blocks(), matrix.tiles());
         let norm = norm.as_deref();
+        let lora = at.and_then(|at| self.lora.as_deref()?.at(at, (source, stride, norm)));
         self.pool.run(|worker| {
             worker.each(&next_row, count, row_chunk(count, worker.size), |i| {
                 let from = picked.map_or(i, |p| p[i] as usize) * stride;
@@ -45,16 +58,28 @@ impl Cpu {
                 // SAFETY: the row is inside the area; each worker prepares rows of its own.
                 unsafe { rows::prepare_row(level, source.at(from), norm.map(Norm::ptr), form, blocks, place) };
             });
-            worker.barrier();
+            shrink(lora.as_ref(), level, worker);
             worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
                 // SAFETY: each worker writes tiles (columns) of its own; the area has `count` rows.
                 unsafe {
                     let out = Out { at: to.0.at(tile * pack::TILE), stride: to.1, store };
                     gemm::linear_tile(level, matrix, tile, rows, count, out);
+                    if let Some(lora) = &lora {
+                        lora.expand(level, tile, 0, out);
+                    }
                 }
             });
         });
     }
+}
+
+/// Makes the adapters' inputs, if there are any, and waits for all workers.
+fn shrink(lora: Option<&Job<'_>>, level: Level, worker: &Worker<'_>) {
+    let Some(lora) = lora else { return worker.barrier() };
+    lora.prepare(level, worker);
+    worker.barrier();
+    lora.shrink(level, worker);
+    worker.barrier();
 }
 
 /// Where row `i` of `count` is prepared, by worker `worker`.
@@ -76,6 +101,20 @@ impl Ops for Cpu {
     type X = X;
     type Linear = Linear;
     type Norm = Arc<Norm>;
+    type Adapter = Adapter;
+
+    fn load_adapter(&mut self, slot: AdapterSlot, adapter: Arc<Adapter>) -> Result<(), OpsError> {
+        match &mut self.lora {
+            Some(lora) => lora.load(slot, adapter),
+            None => Err(OpsError::Limit("adapters are not enabled".into())),
+        }
+    }
+
+    fn unload_adapter(&mut self, slot: AdapterSlot) {
+        if let Some(lora) = &mut self.lora {
+            lora.unload(slot);
+        }
+    }
 
     fn load_linear(&mut self, parts: &[TensorView<'_>]) -> Result<Linear, OpsError> {
         let views: Vec<_> = parts.iter().collect();
@@ -99,6 +138,9 @@ impl Ops for Cpu {
         self.tokens = batch.tokens.len();
         self.forwards += 1;
         self.plan.make(batch);
+        if let Some(lora) = &mut self.lora {
+            lora.plan(batch);
+        }
         let (to, table, width) = (self.residual.ptr(), &table.matrix, self.config.hidden_size);
         let (cursor, stride) = (AtomicUsize::new(0), self.residual.stride);
         let count = self.tokens;
@@ -116,9 +158,9 @@ impl Ops for Cpu {
         Ok(X::Normed(norm.clone()))
     }
 
-    fn linear(&mut self, x: &X, w: &Linear) -> Result<X, OpsError> {
+    fn linear(&mut self, at: Site, x: &X, w: &Linear, _: &Batch<'_>) -> Result<X, OpsError> {
         let to = (self.qkv.ptr(), self.qkv.stride);
-        self.multiply(x, w, to, Store::Set, None);
+        self.multiply(Some(at), x, w, to, Store::Set, None);
         Ok(X::Qkv)
     }
 
@@ -178,13 +220,13 @@ impl Ops for Cpu {
         Ok(X::Attended)
     }
 
-    fn linear_add(&mut self, _layer: usize, x: X, w: &Linear, _residual: X) -> Result<X, OpsError> {
+    fn linear_add(&mut self, at: Site, x: X, w: &Linear, _: X, _: &Batch<'_>) -> Result<X, OpsError> {
         let to = (self.residual.ptr(), self.residual.stride);
-        self.multiply(&x, w, to, Store::Add, None);
+        self.multiply(Some(at), &x, w, to, Store::Add, None);
         Ok(X::Residual)
     }
 
-    fn gate_up_silu(&mut self, x: &X, w: &Linear) -> Result<X, OpsError> {
+    fn gate_up_silu(&mut self, at: Site, x: &X, w: &Linear, _: &Batch<'_>) -> Result<X, OpsError> {
         let (source, stride, norm) = self.source(x);
         let (gate, up) = (&w.matrix, w.up.as_ref().expect("made by load_gate_up"));
         let (to, to_stride) = (self.gated.ptr(), self.gated.stride);
@@ -193,6 +235,7 @@ impl Ops for Cpu {
         let (form, blocks, tiles): (Activation, _, _) = (gate.format.activation(), gate.blocks(), gate.tiles());
         let (next_row, next_tile) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let norm = norm.as_deref();
+        let lora = self.lora.as_deref().and_then(|lora| lora.at(at, (source, stride, norm)));
         self.pool.run(|worker| {
             worker.each(&next_row, count, row_chunk(count, worker.size), |i| {
                 let place = place(rows, i, count, level, worker.id);
@@ -202,13 +245,21 @@ impl Ops for Cpu {
                     rows::prepare_row(level, from, norm.map(Norm::ptr), form, blocks, place);
                 }
             });
-            worker.barrier();
+            shrink(lora.as_ref(), level, worker);
             worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
                 // SAFETY: as in `multiply`.
                 unsafe {
                     let out = Out { at: to.at(tile * pack::TILE), stride: to_stride, store: Store::Set };
                     let scratch = up_scratch.at(worker.id * up_len);
-                    gemm::gate_up_tile(level, (gate, up), tile, rows, count, out, scratch);
+                    let Some(lora) = &lora else {
+                        return gemm::gate_up_tile(level, (gate, up), tile, rows, count, out, scratch);
+                    };
+                    let up_out = Out { at: scratch, stride: pack::TILE, store: Store::Set };
+                    gemm::linear_tile(level, gate, tile, rows, count, out);
+                    gemm::linear_tile(level, up, tile, rows, count, up_out);
+                    lora.expand(level, tile, 0, out);
+                    lora.expand(level, tile, 1, up_out);
+                    gemm::silu_mul_any(level, out, scratch, count);
                 }
             });
         });
@@ -217,7 +268,7 @@ impl Ops for Cpu {
 
     fn head(&mut self, _: X, norm: &Arc<Norm>, w: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
         let to = (self.logits.ptr(), self.logits.stride);
-        self.multiply(&X::Normed(norm.clone()), w, to, Store::Set, Some(batch.outputs));
+        self.multiply(None, &X::Normed(norm.clone()), w, to, Store::Set, Some(batch.outputs));
         Ok(X::Logits)
     }
 }

@@ -201,7 +201,8 @@ multiversion! {
     unsafe fn linear_any = linear(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out);
     unsafe fn linear_bf16_any = linear_bf16(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out)
         with native bf16;
-    unsafe fn silu_mul_any = silu_mul(gate: Out, up: *const f32, count: usize);
+    /// `gate = silu(gate) · up`, a tile's 16 columns of `count` rows; `up`'s rows are 16 apart.
+    pub(crate) unsafe fn silu_mul_any = silu_mul(gate: Out, up: *const f32, count: usize);
 }
 
 /// Where a tile's products go: the first row's 16 floats, and the distance to the next row.

@@ -7,4 +7,4 @@ mod damage;
 mod formats;
 mod pull;
 mod refusals;
-mod writer;
+pub mod writer;
