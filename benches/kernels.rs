@@ -15,6 +15,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use lima::engine::{BLOCK_SIZE, BlockId};
 use lima::model::config::{LlamaConfig, RopeScaling};
+use lima::model::lora::{Part, Site};
 use lima::model::weights::TensorView;
 use lima::ops::cpu::kv::{KvPool, KvType};
 use lima::ops::cpu::level::Level;
@@ -26,6 +27,8 @@ use lima::runner::sampler::philox;
 
 const WORKING_SET: usize = 128 << 20;
 const CHUNK: usize = 512;
+/// No adapters are loaded, so it does not matter which.
+const SITE: Site = Site { layer: 0, part: Part::Qkv };
 const HEAD_DIM: usize = 64;
 const VOCAB: usize = 64;
 
@@ -138,7 +141,10 @@ fn matmul(c: &mut Criterion) {
                     _ => Throughput::Elements((m * rows * cols) as u64),
                 });
                 group.bench_function(format!("{}/m{m}", format.dtype()), |b| {
-                    b.iter(|| ops.linear(&x, weights.next().expect("it cycles")).expect("the shapes agree"));
+                    let batch = tokens.batch();
+                    b.iter(|| {
+                        ops.linear(SITE, &x, weights.next().expect("it cycles"), &batch).expect("the shapes agree")
+                    });
                 });
             }
         }
@@ -205,7 +211,7 @@ fn projections(ops: &mut Cpu, config: &LlamaConfig) -> (Linear, Linear) {
 
 fn attend(ops: &mut Cpu, table: &Linear, projection: &Linear, layer: usize, tokens: &Tokens) {
     let x = ops.embed(table, &tokens.batch()).expect("the batch fits");
-    let qkv = ops.linear(&x, projection).expect("the shapes agree");
+    let qkv = ops.linear(SITE, &x, projection, &tokens.batch()).expect("the shapes agree");
     ops.attention(layer, qkv, &tokens.batch()).expect("the batch fits");
 }
 

@@ -1,6 +1,10 @@
 //! Flags, `LIMA_*` environment variables and a TOML file become one validated, immutable
 //! [`Config`]. Flag over environment over file over default.
 
+mod lora;
+
+pub use lora::LoraModule;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -206,6 +210,18 @@ options! {
     /// Largest request body [default: 8MiB]
     #[arg(long, env = "LIMA_MAX_BODY_SIZE", value_name = "SIZE")]
     max_body_size: ByteSize,
+    /// LoRA adapters to serve: NAME=PATH, or {"name": …, "path": …}; several may be given
+    #[arg(long, env = "LIMA_LORA_MODULES", num_args = 1.., value_name = "NAME=PATH")]
+    lora_modules: Vec<String>,
+    /// LoRA adapters loaded at once [default: 8]
+    #[arg(long, env = "LIMA_MAX_LORAS", value_name = "N")]
+    max_loras: usize,
+    /// Largest rank of a LoRA adapter [default: 64]
+    #[arg(long, env = "LIMA_MAX_LORA_RANK", value_name = "N")]
+    max_lora_rank: usize,
+    /// Folder below which clients may load LoRA adapters at run time [default: they may not]
+    #[arg(long, env = "LIMA_LORA_ROOT", value_name = "FOLDER")]
+    lora_root: PathBuf,
     /// Chat template to use instead of the model's
     #[arg(long, env = "LIMA_CHAT_TEMPLATE", value_name = "FILE")]
     chat_template: PathBuf,
@@ -251,6 +267,14 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Largest request body, bytes.
     pub max_body_size: usize,
+    /// LoRA adapters to load at the start.
+    pub lora_modules: Vec<LoraModule>,
+    /// LoRA adapters loaded at once.
+    pub max_loras: usize,
+    /// Their largest rank.
+    pub max_lora_rank: usize,
+    /// Where clients may load adapters from.
+    pub lora_root: Option<PathBuf>,
     /// Chat template file.
     pub chat_template: Option<PathBuf>,
 }
@@ -275,7 +299,7 @@ impl Options {
                 .map_err(|_| ConfigError(format!("--host '{host}' is not an IP address")))?,
         };
         let served_model_name = o.served_model_name.unwrap_or_default();
-        if served_model_name.iter().any(|n| n.is_empty() || n.chars().any(|c| c.is_control() || c.is_whitespace())) {
+        if !served_model_name.iter().all(|n| lora::is_name(n)) {
             return Err(ConfigError("--served-model-name must not be empty nor hold white space".into()));
         }
         let device = o.device.unwrap_or(Device::Auto);
@@ -290,6 +314,17 @@ impl Options {
             && !path.is_file()
         {
             return Err(ConfigError(format!("--chat-template '{}' is not a file", path.display())));
+        }
+        let lora_modules = lora::parse(o.lora_modules.as_deref().unwrap_or_default())?;
+        let max_loras = within("--max-loras", o.max_loras.unwrap_or(lora_modules.len().max(8)), 1, 1024)?;
+        if lora_modules.len() > max_loras {
+            let count = lora_modules.len();
+            return Err(ConfigError(format!("--lora-modules names {count} adapters, --max-loras allows {max_loras}")));
+        }
+        if let Some(root) = &o.lora_root
+            && !root.is_dir()
+        {
+            return Err(ConfigError(format!("--lora-root '{}' is not a folder", root.display())));
         }
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let max_body_size = o.max_body_size.unwrap_or(ByteSize(8 << 20)).0;
@@ -320,6 +355,10 @@ impl Options {
                 86_400,
             )? as u64),
             max_body_size: within("--max-body-size", max_body_size as usize, 1 << 10, 1 << 30)?,
+            lora_modules,
+            max_loras,
+            max_lora_rank: within("--max-lora-rank", o.max_lora_rank.unwrap_or(64), 1, 1024)?,
+            lora_root: o.lora_root,
             chat_template: o.chat_template,
         })
     }
@@ -351,6 +390,7 @@ impl fmt::Display for Config {
         }
         let name = |value: Option<clap::builder::PossibleValue>| value.map_or(String::new(), |v| v.get_name().into());
         let template = self.chat_template.as_ref().map(|p| p.display().to_string());
+        let adapters: Vec<&str> = self.lora_modules.iter().map(|m| m.name.as_str()).collect();
         let rows = [
             ("model", self.model.clone()),
             (
@@ -375,6 +415,10 @@ impl fmt::Display for Config {
             ("seed", or(&self.seed, "random")),
             ("drain-timeout", format!("{}s", self.drain_timeout.as_secs())),
             ("max-body-size", ByteSize(self.max_body_size as u64).to_string()),
+            ("lora-modules", if adapters.is_empty() { "none".into() } else { adapters.join(", ") }),
+            ("max-loras", self.max_loras.to_string()),
+            ("max-lora-rank", self.max_lora_rank.to_string()),
+            ("lora-root", or(&self.lora_root.as_ref().map(|p| p.display()), "none: not at run time")),
             ("chat-template", or(&template, "from the model")),
         ];
         for (i, (key, value)) in rows.iter().enumerate() {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::engine::{self, EngineConfig, EngineThread, Executor, TokenId};
-use crate::http::{self, App, Limits, ModelParts, Sampling, ServedModel};
+use crate::http::{self, Adapters, App, Limits, ModelParts, Sampling, ServedModel};
 use crate::text::PromptRenderer;
 
 pub use self::load::{load_model, pull};
@@ -36,6 +36,8 @@ pub struct LoadedModel {
     pub eos: Vec<TokenId>,
     /// From `generation_config.json`.
     pub defaults: Sampling,
+    /// LoRA adapters, where they are enabled; none is loaded yet.
+    pub adapters: Option<Adapters>,
 }
 
 /// Serves until a signal, then drains. An error is a server that never ran, or ended otherwise than by a signal.
@@ -123,7 +125,7 @@ fn start_model(config: &Config, app: &App) -> anyhow::Result<EngineThread> {
         limits.num_blocks * engine::BLOCK_SIZE,
         (limits.num_blocks * engine::BLOCK_SIZE) as f64 / limits.max_len().max(1) as f64,
     );
-    app.set_model(ServedModel::new(ModelParts {
+    let mut model = ServedModel::new(ModelParts {
         names,
         root: loaded.root,
         engine: handle,
@@ -133,7 +135,15 @@ fn start_model(config: &Config, app: &App) -> anyhow::Result<EngineThread> {
         eos: loaded.eos,
         defaults: loaded.defaults,
         seed: config.seed,
-    }));
+    });
+    if let Some(adapters) = loaded.adapters {
+        model = model.with_adapters(adapters);
+    }
+    for module in &config.lora_modules {
+        let added = model.load_adapter(&module.name, &module.path, module.base_model_name.as_deref());
+        added.map_err(anyhow::Error::msg)?;
+    }
+    app.set_model(model);
     Ok(thread)
 }
 

@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(hits(&pool, root, &[1, 2, 9]), &table.blocks()[..2]);
         assert_eq!(hits(&pool, root, &[2, 3]), []);
         let salted = pool.root(Some(&"a".into()), None);
-        let adapted = pool.root(None, Some(AdapterSlot(0)));
+        let adapted = pool.root(None, Some(AdapterSlot { index: 0, generation: 1 }));
         assert_eq!(hits(&pool, salted, &[1, 2, 3]), []);
         assert_eq!(hits(&pool, adapted, &[1, 2, 3]), []);
         assert_eq!(pool.root(None, None), root);

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use super::adapters::AdapterWeights;
 use super::event::SeqEvent;
 use super::executor::{Executor, ExecutorError, StepInput, Ticket};
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::stats::EngineStats;
+use super::types::AdapterSlot;
 
 /// Steps the engine may be ahead: a row takes its token from the step right before it.
 const MAX_DEPTH: usize = 2;
@@ -54,6 +56,31 @@ impl Core {
     /// Its numbers.
     pub fn stats(&self) -> &Arc<EngineStats> {
         &self.stats
+    }
+
+    /// See [`Executor::max_adapters`].
+    pub fn max_adapters(&self) -> usize {
+        self.executor.max_adapters()
+    }
+
+    /// Hands an adapter to the executor.
+    pub fn load_adapter(&mut self, slot: AdapterSlot, weights: Arc<AdapterWeights>) -> Result<(), ExecutorError> {
+        let executor = &mut self.executor;
+        let result = guard(|| executor.load_adapter(slot, weights));
+        self.count_adapters();
+        result
+    }
+
+    /// Lets the executor forget an adapter that no sequence has any more.
+    pub fn unload_adapter(&mut self, slot: AdapterSlot) {
+        self.executor.unload_adapter(slot);
+        self.count_adapters();
+    }
+
+    fn count_adapters(&self) {
+        let (count, bytes) = self.executor.adapters();
+        self.stats.adapters.store(count, Relaxed);
+        self.stats.adapter_bytes.store(bytes, Relaxed);
     }
 
     /// The last step started.

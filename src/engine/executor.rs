@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::adapters::AdapterWeights;
 use super::types::{AdapterSlot, BlockId, Pooling, SamplingParams, SeqId, TokenId};
 
 /// Where a row's token ids come from.
@@ -204,6 +205,25 @@ pub trait Executor: Send {
     /// Steps that may be in flight: 1 answers synchronously.
     fn depth(&self) -> usize {
         1
+    }
+
+    /// LoRA adapters that may be loaded at once.
+    fn max_adapters(&self) -> usize {
+        0
+    }
+
+    /// Takes an adapter into a slot below [`max_adapters`](Self::max_adapters): steps from now on may name it.
+    fn load_adapter(&mut self, _slot: AdapterSlot, _weights: Arc<AdapterWeights>) -> Result<(), ExecutorError> {
+        Err(ExecutorError("this executor has no LoRA adapters".into()))
+    }
+
+    /// Forgets an adapter: later steps do not name it. Steps in flight may; they were enqueued before. A slot that
+    /// is empty or holds another generation stays as it is.
+    fn unload_adapter(&mut self, _slot: AdapterSlot) {}
+
+    /// Adapters that are loaded, and their bytes.
+    fn adapters(&self) -> (usize, usize) {
+        (0, 0)
     }
 
     /// Enqueues the forward pass, up to logits. After an error nothing of the step is in flight.

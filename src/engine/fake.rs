@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use smallvec::smallvec;
 
+use super::adapters::AdapterWeights;
 use super::executor::{
     Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, StepInput, StepOutput, Ticket, TokenSource,
     Want,
@@ -157,6 +158,9 @@ pub struct FakeExecutor {
     previous: Vec<Option<TokenId>>,
     in_flight: VecDeque<(Ticket, Result<StepOutput, ExecutorError>)>,
     next_ticket: u64,
+    /// Adapters loaded, by slot.
+    loaded: HashMap<u32, AdapterSlot>,
+    max_adapters: usize,
 }
 
 impl FakeExecutor {
@@ -176,6 +180,8 @@ impl FakeExecutor {
             previous: Vec::new(),
             in_flight: VecDeque::new(),
             next_ticket: 0,
+            loaded: HashMap::new(),
+            max_adapters: 0,
         }
     }
 
@@ -187,6 +193,13 @@ impl FakeExecutor {
     /// Output tokens by prompt and index.
     pub fn with_script_fn(mut self, script: Script) -> Self {
         self.script = Some(script);
+        self
+    }
+
+    /// With slots for adapters; a row that names one must then name one that is loaded. What they hold does not
+    /// matter: the slot and its generation change the output.
+    pub fn with_adapters(mut self, slots: usize) -> Self {
+        self.max_adapters = slots;
         self
     }
 
@@ -304,8 +317,33 @@ impl Executor for FakeExecutor {
         self.depth
     }
 
+    fn max_adapters(&self) -> usize {
+        self.max_adapters
+    }
+
+    fn load_adapter(&mut self, slot: AdapterSlot, _: Arc<AdapterWeights>) -> Result<(), ExecutorError> {
+        match self.loaded.insert(slot.index, slot) {
+            None => Ok(()),
+            Some(before) => Err(ExecutorError(format!("{before:?} is still loaded"))),
+        }
+    }
+
+    fn unload_adapter(&mut self, slot: AdapterSlot) {
+        if self.loaded.get(&slot.index) == Some(&slot) {
+            self.loaded.remove(&slot.index);
+        }
+    }
+
+    fn adapters(&self) -> (usize, usize) {
+        (self.loaded.len(), self.loaded.len())
+    }
+
     fn forward(&mut self, step: &StepInput) -> Result<(), ExecutorError> {
         self.control.pass_gate();
+        let known = |slot: &AdapterSlot| self.max_adapters == 0 || self.loaded.get(&slot.index) == Some(slot);
+        if let Some(slot) = step.rows.iter().filter_map(|r| r.adapter).find(|slot| !known(slot)) {
+            return Err(ExecutorError(format!("{slot:?} is not loaded")));
+        }
         self.control.count(step);
         if self.in_flight.len() >= self.depth {
             return Err(ExecutorError(format!("more than {} steps in flight", self.depth)));

@@ -7,10 +7,12 @@ use std::task::{Context, Poll};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::adapters::{AdapterWeights, SlotTable};
 use super::event::{EngineError, Event};
+use super::executor::ExecutorError;
 use super::scheduler::SchedulerConfig;
 use super::stats::EngineStats;
-use super::types::{Request, SeqId};
+use super::types::{AdapterSlot, Request, SeqId};
 
 /// Limits of an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +92,12 @@ pub(super) enum Command {
     Submit(Vec<NewSequence>),
     Abort(SeqId),
     AbortAll,
+    LoadAdapter {
+        slot: AdapterSlot,
+        weights: Arc<AdapterWeights>,
+        reply: Sender<Result<(), ExecutorError>>,
+    },
+    UnloadAdapter(AdapterSlot),
     /// Look at the lifecycle.
     Wake,
 }
@@ -105,13 +113,20 @@ pub(super) enum Lifecycle {
 pub(super) struct Shared {
     pub config: EngineConfig,
     pub stats: Arc<EngineStats>,
+    pub adapters: SlotTable,
     next_id: AtomicU64,
     lifecycle: AtomicU8,
 }
 
 impl Shared {
-    pub fn new(config: EngineConfig, stats: Arc<EngineStats>) -> Self {
-        Self { config, stats, next_id: AtomicU64::new(0), lifecycle: AtomicU8::new(Lifecycle::Running as u8) }
+    pub fn new(config: EngineConfig, stats: Arc<EngineStats>, adapters: usize) -> Self {
+        Self {
+            config,
+            stats,
+            adapters: SlotTable::new(adapters),
+            next_id: AtomicU64::new(0),
+            lifecycle: AtomicU8::new(Lifecycle::Running as u8),
+        }
     }
 
     pub fn lifecycle(&self) -> Lifecycle {

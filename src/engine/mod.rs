@@ -1,6 +1,7 @@
 //! Sequences, scheduling, the block pool and the engine thread. No tensors, no candle: the model is
 //! behind [`Executor`].
 
+pub mod adapters;
 pub mod block_pool;
 pub mod core;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod stats;
 pub mod thread;
 pub mod types;
 
+pub use adapters::{AdapterError, AdapterLease, AdapterWeights};
 pub use block_pool::{BlockPool, BlockTable};
 pub use core::Core;
 pub use event::{EngineError, Event, SeqEvent};

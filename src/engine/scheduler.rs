@@ -12,6 +12,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
+use super::adapters::AdapterLease;
 use super::block_pool::{BlockPool, BlockTable};
 use super::event::{Event, SeqEvent};
 use super::executor::{SampleInput, SampleRow, StepInput, TokenSource};
@@ -189,15 +190,15 @@ impl Scheduler {
         }
         let key = OrderKey { priority: request.priority, virtual_time: 0, arrival: self.next_arrival };
         self.next_arrival += 1;
-        let root = self.pool.root(request.cache_salt.as_ref(), request.adapter);
+        let root = self.pool.root(request.cache_salt.as_ref(), request.adapter.as_ref().map(AdapterLease::slot));
         let sequence = Box::new(Sequence {
             id,
             key,
+            max_len: num_prompt.saturating_add(request.max_new_tokens()).min(self.config.max_len()),
             task: request.task,
             adapter: request.adapter,
             tokens: request.prompt.to_vec(),
             num_prompt,
-            max_len: num_prompt.saturating_add(request.max_new_tokens()).min(self.config.max_len()),
             params: request.params,
             num_computed: 0,
             num_scored: 1,

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::adapters::AdapterLease;
 use super::block_pool::{BlockTable, PrefixUid};
-use super::types::{AdapterSlot, FinishReason, Pooling, SamplingParams, SeqId, Task, TokenId};
+use super::types::{FinishReason, Pooling, SamplingParams, SeqId, Task, TokenId};
 
 /// Decides admission (smallest first) and preemption (largest first). `arrival` makes it unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +34,8 @@ pub(super) struct Sequence {
     pub key: OrderKey,
     pub task: Task,
     pub params: Arc<SamplingParams>,
-    pub adapter: Option<AdapterSlot>,
+    /// Held until the sequence ends.
+    pub adapter: Option<AdapterLease>,
     /// Prompt, then output the host knows.
     pub tokens: Vec<TokenId>,
     pub num_prompt: usize,

@@ -31,6 +31,10 @@ pub struct EngineStats {
     /// Free blocks whose content the prefix cache can still give.
     pub blocks_cached: AtomicUsize,
 
+    /// LoRA adapters loaded, and their bytes.
+    pub adapters: AtomicUsize,
+    pub adapter_bytes: AtomicUsize,
+
     /// Requests accepted at the door.
     pub accepted: AtomicU64,
     /// Steps completed.
@@ -72,6 +76,8 @@ impl EngineStats {
             blocks_free: AtomicUsize::new(blocks),
             blocks_in_use: AtomicUsize::new(0),
             blocks_cached: AtomicUsize::new(0),
+            adapters: AtomicUsize::new(0),
+            adapter_bytes: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             forwards: AtomicU64::new(0),

@@ -22,7 +22,7 @@ pub fn spawn(config: EngineConfig, executor: Box<dyn Executor>) -> (EngineHandle
 /// Makes an engine for the caller to [`run`](Engine::run) on a thread of its choice.
 pub fn engine(config: EngineConfig, executor: Box<dyn Executor>) -> (EngineHandle, Engine) {
     let core = Core::new(config.scheduler(), executor);
-    let shared = Arc::new(Shared::new(config, core.stats().clone()));
+    let shared = Arc::new(Shared::new(config, core.stats().clone(), core.max_adapters()));
     let (sender, commands) = channel();
     let handle = EngineHandle { shared: shared.clone(), commands: sender };
     (handle, Engine { core, shared, commands, clients: Vec::new(), events: Vec::new() })
@@ -124,6 +124,11 @@ impl Engine {
                     self.forget(slot);
                 }
             }
+            Command::LoadAdapter { slot, weights, reply } => {
+                // Whoever gave up waiting drops the lease.
+                let _ = reply.send(self.core.load_adapter(slot, weights));
+            }
+            Command::UnloadAdapter(slot) => self.core.unload_adapter(slot),
             Command::Wake => {}
         }
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::adapters::AdapterLease;
+
 /// A token id of the model's vocabulary.
 pub type TokenId = u32;
 
@@ -16,7 +18,12 @@ pub struct BlockId(pub u32);
 
 /// A loaded LoRA adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AdapterSlot(pub u32);
+pub struct AdapterSlot {
+    /// Where the executor keeps it; used again after an unload.
+    pub index: u32,
+    /// Which load put it there; never used again, so that cached blocks of a predecessor are not found.
+    pub generation: u64,
+}
 
 /// Tokens per block of the KV pool.
 pub const BLOCK_SIZE: usize = 32;
@@ -142,7 +149,7 @@ pub struct Request {
     /// Separates prefix-cache entries that must not be shared.
     pub cache_salt: Option<Arc<str>>,
     /// Adapter to apply; `None` is the base model.
-    pub adapter: Option<AdapterSlot>,
+    pub adapter: Option<AdapterLease>,
 }
 
 impl Request {

@@ -70,6 +70,9 @@ pub enum ApiError {
     /// No such model here.
     #[error("The model '{0}' does not exist.")]
     ModelNotFound(String),
+    /// Adapters are not loaded at a client's word.
+    #[error("This server does not load or unload adapters at run time; start it with --lora-root.")]
+    AdapterUpdates,
     /// No such route.
     #[error("Unknown request URL: {method} {path}.")]
     NotFound {
@@ -131,6 +134,7 @@ impl ApiError {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ModelNotFound(_) | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::AdapterUpdates => StatusCode::FORBIDDEN,
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Loading | Self::Draining | Self::DrainDeadline | Self::EngineStopped => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -163,6 +167,7 @@ impl ApiError {
             Self::Value { code, .. } => code,
             Self::ContextLength { .. } => "context_length_exceeded",
             Self::ModelNotFound(_) => "model_not_found",
+            Self::AdapterUpdates => "adapter_updates_disabled",
             Self::NotFound { .. } => "unknown_url",
             Self::Method(_) => "method_not_allowed",
             Self::QueueFull => "queue_full",

@@ -1,6 +1,7 @@
 //! The OpenAI-compatible API over HTTP: wire types become validated requests, events of the engine
 //! become responses, and every refusal is the same error object.
 
+pub mod adapters;
 mod body;
 mod chat;
 mod choice;
@@ -28,6 +29,7 @@ mod tokenize;
 mod vocabulary;
 mod wire;
 
+pub use adapters::{AdapterLoader, Adapters};
 pub use common::Sampling;
 pub use error::ApiError;
 pub use router::router;

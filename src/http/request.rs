@@ -13,7 +13,7 @@ use super::target::Target;
 use crate::text::ChatMessage;
 
 /// A request whose every field is of the right type and in range.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ChatRequest {
     /// Whom it is for.
     pub target: Target,

@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::{ApiError, quote};
 use super::prepare::random;
 use super::state::App;
-use super::{chat, completions, embeddings, models, probes, tokenize};
+use super::{adapters, chat, completions, embeddings, models, probes, tokenize};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -28,6 +28,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/detokenize", post(tokenize::detokenize))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
+        .route("/v1/load_lora_adapter", post(adapters::load))
+        .route("/v1/unload_lora_adapter", post(adapters::unload))
         .route("/livez", get(probes::live))
         .route("/startupz", get(probes::startup))
         .route("/readyz", get(probes::ready))

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, watch};
 
+use super::adapters::Adapters;
 use super::common::Sampling;
 use super::error::ApiError;
 use super::metrics::{EngineMetrics, HttpMetrics};
@@ -36,6 +37,8 @@ pub struct ServedModel {
     pub seed: Option<u64>,
     /// A prompt with more bytes of text than this cannot fit, whatever its tokens are.
     pub max_prompt_bytes: usize,
+    /// LoRA adapters, where they are enabled.
+    pub adapters: Option<Adapters>,
     metrics: OnceLock<EngineMetrics>,
 }
 
@@ -81,6 +84,7 @@ impl ServedModel {
             defaults,
             seed,
             max_prompt_bytes,
+            adapters: None,
             metrics: OnceLock::new(),
         }
     }

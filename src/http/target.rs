@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::error::{ApiError, quote};
+use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::state::ServedModel;
-use crate::engine::{AdapterSlot, Request, SamplingParams, Task, TokenId};
+use crate::engine::{AdapterLease, Request, SamplingParams, Task, TokenId};
 
 /// A name that is served.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// The model's name as asked for.
     pub name: String,
-    adapter: Option<AdapterSlot>,
+    /// Keeps it loaded.
+    adapter: Option<AdapterLease>,
     cache_salt: Option<Arc<str>>,
 }
 
@@ -36,8 +37,10 @@ impl Target {
 
     fn named(name: Value, model: &ServedModel) -> Result<Self, ApiError> {
         match name {
-            Value::String(name) if model.names.contains(&name) => Ok(Self { name, adapter: None, cache_salt: None }),
-            Value::String(name) => Err(ApiError::ModelNotFound(quote(&name))),
+            Value::String(name) => {
+                let adapter = model.resolve(&name)?;
+                Ok(Self { name, adapter, cache_salt: None })
+            }
             other => Err(wrong_type("model", "a string", &other)),
         }
     }
@@ -45,6 +48,6 @@ impl Target {
     /// A sequence for the engine.
     pub fn sequence(&self, prompt: &Arc<[TokenId]>, task: Task, params: Arc<SamplingParams>) -> Request {
         let (prompt, cache_salt) = (Arc::clone(prompt), self.cache_salt.clone());
-        Request { prompt, task, params, priority: 0, cache_salt, adapter: self.adapter }
+        Request { prompt, task, params, priority: 0, cache_salt, adapter: self.adapter.clone() }
     }
 }

@@ -189,6 +189,8 @@ pub struct Model<'a> {
     pub owned_by: &'static str,
     /// What was loaded.
     pub root: &'a str,
+    /// Of an adapter, the model it is for; `null` is written.
+    pub parent: Option<&'a str>,
     /// Context length, tokens.
     pub max_model_len: usize,
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::model::config::LlamaConfig;
+use crate::model::lora::{Part, Site};
 use crate::model::weights::{Checkpoint, LoadError, Source};
 use crate::ops::{Batch, Ops, OpsError};
 
@@ -97,13 +98,14 @@ impl<O: Ops> Llama<O> {
     pub fn layers(&self, ops: &mut O, batch: &Batch<'_>) -> Result<O::X, OpsError> {
         let mut x = ops.embed(&self.embed, batch)?;
         for (i, layer) in self.layers.iter().enumerate() {
+            let at = |part| Site { layer: i, part };
             let h = ops.rms_norm(&x, &layer.attention_norm)?;
-            let qkv = ops.linear(&h, &layer.qkv)?;
+            let qkv = ops.linear(at(Part::Qkv), &h, &layer.qkv, batch)?;
             let attended = ops.attention(i, qkv, batch)?;
-            x = ops.linear_add(i, attended, &layer.output, x)?;
+            x = ops.linear_add(at(Part::Output), attended, &layer.output, x, batch)?;
             let h = ops.rms_norm(&x, &layer.ffn_norm)?;
-            let h = ops.gate_up_silu(&h, &layer.gate_up)?;
-            x = ops.linear_add(i, h, &layer.down, x)?;
+            let h = ops.gate_up_silu(at(Part::GateUp), &h, &layer.gate_up, batch)?;
+            x = ops.linear_add(at(Part::Down), h, &layer.down, x, batch)?;
         }
         Ok(x)
     }

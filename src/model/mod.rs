@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod llama;
+pub mod lora;
 pub mod rope;
 pub mod weights;

@@ -4,14 +4,17 @@
 //! tensors with gradients: training, and the oracle of the others. [`cpu::Cpu`] runs it with packed
 //! weights, SIMD kernels and a paged cache: serving.
 
+pub mod adapters;
 pub mod cpu;
 pub mod graph;
 
 pub mod quant;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::engine::{AdapterSlot, BlockId, TokenId};
+use crate::model::lora::Site;
 use crate::model::weights::TensorView;
 
 /// One sequence's part of a batch: `tokens` of the batch stand at positions `start..start + len`.
@@ -102,6 +105,8 @@ pub trait Ops {
     type Linear;
     /// An RMSNorm's weight.
     type Norm;
+    /// A LoRA adapter's matrices.
+    type Adapter;
 
     /// Makes a linear map from matrices with the same number of columns, stacked by rows.
     fn load_linear(&mut self, parts: &[TensorView<'_>]) -> Result<Self::Linear, OpsError>;
@@ -110,25 +115,32 @@ pub trait Ops {
     /// Makes a norm from `[hidden]` weights.
     fn load_norm(&mut self, weight: &TensorView<'_>, eps: f32) -> Result<Self::Norm, OpsError>;
 
+    /// Puts an adapter into a slot: spans may name it from now on. What was there goes.
+    fn load_adapter(&mut self, slot: AdapterSlot, adapter: Arc<Self::Adapter>) -> Result<(), OpsError>;
+    /// Empties a slot, if it still holds what was loaded under this generation.
+    fn unload_adapter(&mut self, slot: AdapterSlot);
+
     /// Rows of `table` (`[vocab, hidden]`) for the batch's tokens → `[T, hidden]`: the residual stream.
     fn embed(&mut self, table: &Self::Linear, batch: &Batch<'_>) -> Result<Self::X, OpsError>;
     /// `x / rms(x) · weight`.
     fn rms_norm(&mut self, x: &Self::X, norm: &Self::Norm) -> Result<Self::X, OpsError>;
-    /// `x · Wᵀ`.
-    fn linear(&mut self, x: &Self::X, w: &Self::Linear) -> Result<Self::X, OpsError>;
+    /// `x · Wᵀ`, here and below with what the spans' adapters add to the product `at`.
+    fn linear(&mut self, at: Site, x: &Self::X, w: &Self::Linear, batch: &Batch<'_>) -> Result<Self::X, OpsError>;
     /// Rotates q and k by position, appends k and v to layer `layer`'s cache, and attends causally.
     /// `qkv` is `[T, (heads + 2 kv_heads) · head_dim]`; returns `[T, heads · head_dim]`.
     fn attention(&mut self, layer: usize, qkv: Self::X, batch: &Batch<'_>) -> Result<Self::X, OpsError>;
     /// `residual + x · Wᵀ` (row-parallel: all-reduced before the addition).
     fn linear_add(
         &mut self,
-        layer: usize,
+        at: Site,
         x: Self::X,
         w: &Self::Linear,
         residual: Self::X,
+        batch: &Batch<'_>,
     ) -> Result<Self::X, OpsError>;
     /// `silu(x · W_gateᵀ) · (x · W_upᵀ)` → `[T, intermediate]`.
-    fn gate_up_silu(&mut self, x: &Self::X, w: &Self::Linear) -> Result<Self::X, OpsError>;
+    fn gate_up_silu(&mut self, at: Site, x: &Self::X, w: &Self::Linear, batch: &Batch<'_>)
+    -> Result<Self::X, OpsError>;
     /// Final norm and logits of the batch's output rows → `[R, vocab]`. May be called again with other outputs.
     fn head(
         &mut self,

@@ -1,19 +1,20 @@
 //! [`Executor`] for a model on the CPU.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 mod prompt;
 
 use self::prompt::Sum;
 use super::sampler::{Sampler, Scratch};
 use crate::engine::{
-    Executor, ExecutorError, RowOut, SampleInput, SampleRow, SeqId, StepInput, StepOutput, Ticket, TokenId,
-    TokenSource, Want,
+    AdapterSlot, AdapterWeights, Executor, ExecutorError, RowOut, SampleInput, SampleRow, SeqId, StepInput,
+    StepOutput, Ticket, TokenId, TokenSource, Want,
 };
 use crate::model::config::LlamaConfig;
 use crate::model::llama::Llama;
 use crate::ops::cpu::{Cpu, X};
-use crate::ops::{Batch, OpsError, Span};
+use crate::ops::{Batch, Ops, OpsError, Span};
 
 /// A Llama on [`Cpu`] ops. Answers synchronously: its depth is 1.
 pub struct CpuExecutor {
@@ -59,6 +60,11 @@ impl CpuExecutor {
             output: None,
             next_ticket: 0,
         }
+    }
+
+    /// Makes room for LoRA adapters; see [`super::adapters::load`].
+    pub fn enable_adapters(&mut self, slots: usize, max_rank: usize) {
+        self.ops.enable_adapters(slots, max_rank);
     }
 
     /// The operations underneath, to inspect.
@@ -115,6 +121,23 @@ impl CpuExecutor {
 }
 
 impl Executor for CpuExecutor {
+    fn max_adapters(&self) -> usize {
+        self.ops.adapter_slots()
+    }
+
+    fn load_adapter(&mut self, slot: AdapterSlot, weights: Arc<AdapterWeights>) -> Result<(), ExecutorError> {
+        let adapter = weights.downcast().map_err(|_| ExecutorError("the adapter is for another device".into()))?;
+        self.ops.load_adapter(slot, adapter).map_err(|e| ExecutorError(e.to_string()))
+    }
+
+    fn unload_adapter(&mut self, slot: AdapterSlot) {
+        self.ops.unload_adapter(slot);
+    }
+
+    fn adapters(&self) -> (usize, usize) {
+        self.ops.adapters()
+    }
+
     fn forward(&mut self, step: &StepInput) -> Result<(), ExecutorError> {
         self.sampler.release(&step.released);
         for seq in &step.released {

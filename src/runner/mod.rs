@@ -1,5 +1,6 @@
 //! The executor of a real model: batches, sampling, memory.
 
+pub mod adapters;
 pub mod executor;
 pub mod load;
 pub mod memory;

@@ -8,13 +8,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::LoadedModel;
 use crate::config::{Config, Dtype, KvCacheDtype};
 use crate::engine::EngineConfig;
-use crate::http::{LoadProgress, Sampling};
+use crate::http::{Adapters, LoadProgress, Sampling};
 use crate::hub::{self, ModelSource, Progress};
+use crate::model::config::LlamaConfig;
 use crate::model::weights::{Checkpoint, Source};
 use crate::ops::cpu::kv::KvType;
 use crate::ops::cpu::level::Level;
 use crate::ops::cpu::pack::Format;
-use crate::runner::{self, RunnerOptions};
+use crate::runner::{self, CpuExecutor, RunnerOptions};
 use crate::text::PromptRenderer;
 
 /// Fetches and loads the model, telling `progress`. Blocks.
@@ -45,7 +46,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
         kv_cache_memory: config.kv_cache_memory.map(|b| b.0),
         level,
     };
-    let loaded = runner::load(&checkpoint, &options, |bytes| {
+    let mut loaded = runner::load(&checkpoint, &options, |bytes| {
         progress.set(bytes);
         bar.set_position(bytes);
     })?;
@@ -59,6 +60,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     );
 
     let shape = checkpoint.config();
+    let adapters = adapters(config, shape, &mut loaded.executor);
     let defaults = checkpoint.generation_defaults();
     let mut eos = shape.eos_token_ids.clone();
     eos.extend(defaults.eos_token_ids.iter().chain(&renderer.tokenizer().eos_id()).copied());
@@ -75,6 +77,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
             max_queued_tokens: queued_tokens(config, loaded.max_model_len),
         },
         executor: Box::new(loaded.executor),
+        adapters,
         renderer,
         name: name(&source, &path),
         root: source.to_string(),
@@ -89,6 +92,25 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
             ..Sampling::default()
         },
     })
+}
+
+/// Makes room for LoRA adapters, if any are or may be asked for.
+fn adapters(config: &Config, shape: &LlamaConfig, executor: &mut CpuExecutor) -> Option<Adapters> {
+    if config.lora_modules.is_empty() && config.lora_root.is_none() {
+        return None;
+    }
+    executor.enable_adapters(config.max_loras, config.max_lora_rank);
+    let root = config.lora_root.as_ref().and_then(|root| root.canonicalize().ok());
+    // Clients know their paths from the root on, and nothing of what is above.
+    let hidden = root.as_ref().map(|root| format!("{}/", root.display()));
+    let (shape, max_rank) = (shape.clone(), config.max_lora_rank);
+    let load = move |dir: &Path| {
+        runner::adapters::load(dir, &shape, max_rank).map_err(|e| {
+            let message = e.to_string();
+            hidden.as_ref().map_or(message.clone(), |hidden| message.replace(hidden, ""))
+        })
+    };
+    Some(Adapters::new(Box::new(load), root))
 }
 
 /// `lima pull`: fetches a model into the cache and says where it is.

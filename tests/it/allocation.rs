@@ -2,15 +2,17 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use lima::engine::BlockId;
+use lima::engine::{AdapterSlot, BlockId};
+use lima::model::lora::Adapter;
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::CpuOptions;
 use lima::ops::cpu::kv::KvType;
 use lima::ops::cpu::level::Level;
 use lima::ops::cpu::pack::Format;
-use lima::ops::{Batch, Span};
+use lima::ops::{Batch, Ops, Span};
 
 use crate::support::cpu::CpuModel;
 use crate::support::goldens;
@@ -62,12 +64,22 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Rows of one step: `(start, len)` for each sequence; sequence `i` has the blocks from `8 i` on.
+#[derive(Clone)]
 struct Step {
     tokens: Vec<u32>,
     positions: Vec<u32>,
     spans: Vec<Span>,
     blocks: Vec<BlockId>,
     outputs: Vec<u32>,
+}
+
+impl Step {
+    /// The same with adapters for some of its sequences.
+    fn with(&self, slots: &[AdapterSlot; 2]) -> Self {
+        let mut step = self.clone();
+        step.spans.iter_mut().enumerate().for_each(|(i, span)| span.adapter = slots.get(i % 3).copied());
+        step
+    }
 }
 
 fn step(rows: &[(usize, usize)]) -> Step {
@@ -107,8 +119,17 @@ fn forward_allocates_nothing() {
                 },
             );
             cpu.ops.allocate_cache(64);
+            // Sequences with either of two adapters, and without.
+            let config = checkpoint.config();
+            cpu.ops.enable_adapters(2, 32);
+            let slots = [0, 1].map(|index| AdapterSlot { index, generation: 1 });
+            for (slot, name) in slots.into_iter().zip(["lora/gqa-all", "lora/gqa-patterns"]) {
+                let adapter = Adapter::open(&goldens::path(name), config, 32).unwrap();
+                let adapter = lima::ops::cpu::lora::Adapter::pack(&adapter, config);
+                cpu.ops.load_adapter(slot, Arc::new(adapter)).unwrap();
+            }
             // Chunks of a prompt, decoding alone and side by side, both at once, the longest of all.
-            let steps = [
+            let mut steps = vec![
                 step(&[(0, 40)]),
                 step(&[(40, 88)]),
                 step(&[(0, 1)]),
@@ -118,6 +139,8 @@ fn forward_allocates_nothing() {
                 step(&[(131, 120)]),
                 step(&[(251, 1)]),
             ];
+            let adapted: Vec<Step> = steps.iter().map(|s| s.with(&slots)).collect();
+            steps.extend(adapted);
             let run = |cpu: &mut CpuModel, s: &Step| {
                 let batch = Batch {
                     tokens: &s.tokens,

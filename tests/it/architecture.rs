@@ -24,6 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "engine::TokenId",
             "model::config",
             "model::llama", // a link in the documentation of the trait that the model is written over
+            "model::lora",
             "model::rope",
             "model::weights",
         ],

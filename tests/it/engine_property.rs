@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle, oracle_pooled, oracle_scores};
 use lima::engine::{
-    AdapterSlot, Core, EngineError, Event, FinishReason, Pooling, Request, SamplingParams, SchedulerConfig, Scored,
-    SeqEvent, SeqId, Task, TokenId,
+    AdapterLease, AdapterSlot, Core, EngineError, Event, FinishReason, Pooling, Request, SamplingParams,
+    SchedulerConfig, Scored, SeqEvent, SeqId, Task, TokenId,
 };
 
 const VOCAB: u32 = 40;
@@ -126,7 +126,9 @@ impl Scenario {
             params: Arc::new(params),
             priority: random.below(3) as i32 - 1,
             cache_salt: random.percent(20).then(|| "tenant".into()),
-            adapter: random.percent(10).then_some(AdapterSlot(0)),
+            adapter: random
+                .percent(10)
+                .then_some(AdapterLease::detached(AdapterSlot { index: 0, generation: random.between(1, 2) as u64 })),
         };
         let generates = request.task != Task::Embed(Pooling::Mean)
             && request.task != Task::Embed(Pooling::Last)

@@ -129,9 +129,9 @@ fn what_it_cannot_do_is_refused() {
     let span = Span { tokens: 0..2, start: 3, blocks: 0..0, adapter: None };
     let error = model.run(&[1, 2], std::slice::from_ref(&span), &[1]).unwrap_err();
     assert!(matches!(error, OpsError::Limit(_)), "{error}");
-    let span = Span { start: 0, adapter: Some(AdapterSlot(0)), ..span };
+    let span = Span { start: 0, adapter: Some(AdapterSlot { index: 0, generation: 1 }), ..span };
     let error = model.run(&[1, 2], std::slice::from_ref(&span), &[1]).unwrap_err();
-    assert!(matches!(error, OpsError::Unsupported(_)), "{error}");
+    assert!(matches!(error, OpsError::Limit(_)), "{error}");
     let error = model.run(&[1, 5000], &[Span { adapter: None, ..span }], &[1]).unwrap_err();
     assert!(matches!(error, OpsError::Candle(_)), "{error}");
 }

@@ -18,6 +18,7 @@ mod goldens;
 mod graph;
 mod http;
 mod load;
+mod lora;
 mod sampler;
 mod scores;
 mod support;

@@ -1,5 +1,6 @@
 //! The fake model: a stirring of all tokens before, and what requests must get with it.
 
+use crate::engine::adapters::AdapterLease;
 use crate::engine::executor::Scored;
 use crate::engine::types::{AdapterSlot, FinishReason, Pooling, Request, SamplingParams, Task, TokenId};
 
@@ -21,7 +22,7 @@ pub fn next_token(
     adapter: Option<AdapterSlot>,
     vocab_size: u32,
 ) -> TokenId {
-    let mut hash = adapter.map_or(0, |slot| u64::from(slot.0) + 1);
+    let mut hash = adapter.map_or(0, |slot| mix(u64::from(slot.index) + 1, slot.generation));
     if params.temperature > 0.0 {
         hash = mix(mix(hash, params.seed), u64::from(params.choice) + 1);
     }
@@ -50,18 +51,22 @@ pub fn fake_hidden(context: &[TokenId], adapter: Option<AdapterSlot>) -> [f32; F
     std::array::from_fn(|i| (mix(hash, i as u64) % 2001) as f32 / 1000.0 - 1.0)
 }
 
+fn slot(request: &Request) -> Option<AdapterSlot> {
+    request.adapter.as_ref().map(AdapterLease::slot)
+}
+
 /// The scores a request must get with the fake model, of its prompt's tokens from the second on.
 pub fn oracle_scores(request: &Request, vocab_size: u32) -> Vec<Scored> {
     let Task::Generate { prompt_logprobs: Some(top) } = request.task else { return Vec::new() };
-    let prompt = &request.prompt;
-    (1..prompt.len()).map(|i| score_token(&prompt[..i], prompt[i], top, request.adapter, vocab_size)).collect()
+    let (prompt, adapter) = (&request.prompt, slot(request));
+    (1..prompt.len()).map(|i| score_token(&prompt[..i], prompt[i], top, adapter, vocab_size)).collect()
 }
 
 /// The vector a request must get with the fake model.
 pub fn oracle_pooled(request: &Request) -> Option<Vec<f32>> {
     let Task::Embed(pooling) = request.task else { return None };
     let prompt = &request.prompt;
-    let hidden = |end: usize| fake_hidden(&prompt[..end], request.adapter);
+    let hidden = |end: usize| fake_hidden(&prompt[..end], slot(request));
     Some(match pooling {
         Pooling::Last => hidden(prompt.len()).to_vec(),
         Pooling::Mean => {
@@ -92,7 +97,7 @@ pub fn oracle(request: &Request, max_len: usize, vocab_size: u32) -> (Vec<TokenI
         return (Vec::new(), FinishReason::Length);
     }
     loop {
-        let token = next_token(&tokens, params, request.adapter, vocab_size);
+        let token = next_token(&tokens, params, slot(request), vocab_size);
         tokens.push(token);
         let output = tokens.len() - num_prompt;
         if params.stop_token_ids.contains(&token) && output > params.min_tokens as usize {

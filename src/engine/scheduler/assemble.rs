@@ -138,7 +138,7 @@ impl Scheduler {
             blocks: first_block..input.blocks.len(),
             want,
             score,
-            adapter: seq.adapter,
+            adapter: seq.adapter.as_ref().map(AdapterLease::slot),
         });
         record.rows.push(RowRecord { slot, seq: seq.id, epoch: seq.epoch, end, returns, scores });
     }

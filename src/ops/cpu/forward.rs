@@ -7,11 +7,15 @@ use super::attention::{self, Args, Item};
 use super::buffer::Buffer;
 use super::gemm::{self, Out, Store};
 use super::level::Level;
+use super::lora::{Adapter, Job};
 use super::pack::{self, Activation};
+use super::pool::Worker;
 use super::rope;
 use super::rows::{self, Place, Rows};
 use super::work::Join;
 use super::{Cpu, Linear, Norm, Shared, X};
+use crate::engine::AdapterSlot;
+use crate::model::lora::Site;
 use crate::model::weights::TensorView;
 use crate::ops::{Batch, Ops, OpsError};
 
@@ -30,13 +34,22 @@ impl Cpu {
         (area.ptr(), area.stride, norm)
     }
 
-    /// Prepares rows (all of the batch's, or `picked`) and multiplies them with every part of `w`.
-    fn multiply(&mut self, x: &X, w: &Linear, to: (Shared, usize), store: Store, picked: Option<&[u32]>) {
+    /// Prepares rows (all of the batch's, or `picked`) and multiplies them with `w`, and with the adapters at `at`.
+    fn multiply(
+        &mut self,
+        at: Option<Site>,
+        x: &X,
+        w: &Linear,
+        to: (Shared, usize),
+        store: Store,
+        picked: Option<&[u32]>,
+    ) {
         let (source, stride, norm) = self.source(x);
         let count = picked.map_or(self.tokens, <[u32]>::len);
         let (rows, level) = (&self.rows, self.options.level);
         let (scratch, scratch_len) = (Shared(self.up.as_ptr_shared()), self.options.max_tokens * pack::TILE);
         let norm = norm.as_deref();
+        let lora = at.and_then(|at| self.lora.as_deref()?.at(at, (source, stride, norm)));
         let (mut first, mut prepared) = (0, None);
         for matrix in &w.parts {
             let (form, blocks, tiles) = (matrix.format.activation(), matrix.blocks(), matrix.tiles());
@@ -49,15 +62,24 @@ impl Cpu {
                     // SAFETY: the row is inside the area; each worker prepares rows of its own.
                     unsafe { rows::prepare_row(level, source.at(from), norm.map(Norm::ptr), form, blocks, place) };
                 });
-                worker.barrier();
+                match first {
+                    0 => shrink(lora.as_ref(), level, worker),
+                    _ => worker.barrier(),
+                }
                 worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
                     let at = to.0.at(first + tile * pack::TILE);
                     let lanes = matrix.rows - tile * pack::TILE;
+                    let out = Out { at, stride: to.1, store };
                     // SAFETY: each worker writes tiles (columns) of its own; the area has `count` rows, and a
                     // worker's scratch as many as a batch of several formats has.
                     unsafe {
-                        if lanes >= pack::TILE || w.parts.len() == 1 {
-                            gemm::linear_tile(level, matrix, tile, rows, count, Out { at, stride: to.1, store });
+                        if w.parts.len() == 1 {
+                            gemm::linear_tile(level, matrix, tile, rows, count, out);
+                            if let Some(lora) = &lora {
+                                lora.expand(level, tile, 0, out);
+                            }
+                        } else if lanes >= pack::TILE {
+                            gemm::linear_tile(level, matrix, tile, rows, count, out);
                         } else {
                             // The rest of this tile's columns belong to the next part.
                             debug_assert!(store == Store::Set);
@@ -74,7 +96,26 @@ impl Cpu {
             });
             first += matrix.rows;
         }
+        // Tiles of several parts need not begin where the adapters' do, so these wait for all.
+        if let (Some(lora), true) = (&lora, w.parts.len() > 1) {
+            let (next_tile, tiles) = (AtomicUsize::new(0), first.div_ceil(pack::TILE));
+            self.pool.run(|worker| {
+                worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
+                    let out = Out { at: to.0.at(tile * pack::TILE), stride: to.1, store };
+                    lora.expand(level, tile, 0, out);
+                });
+            });
+        }
     }
+}
+
+/// Makes the adapters' inputs, if there are any, and waits for all workers.
+fn shrink(lora: Option<&Job<'_>>, level: Level, worker: &Worker<'_>) {
+    let Some(lora) = lora else { return worker.barrier() };
+    lora.prepare(level, worker);
+    worker.barrier();
+    lora.shrink(level, worker);
+    worker.barrier();
 }
 
 /// Where row `i` of `count` is prepared, by worker `worker`.
@@ -96,6 +137,20 @@ impl Ops for Cpu {
     type X = X;
     type Linear = Linear;
     type Norm = Arc<Norm>;
+    type Adapter = Adapter;
+
+    fn load_adapter(&mut self, slot: AdapterSlot, adapter: Arc<Adapter>) -> Result<(), OpsError> {
+        match &mut self.lora {
+            Some(lora) => lora.load(slot, adapter),
+            None => Err(OpsError::Limit("adapters are not enabled".into())),
+        }
+    }
+
+    fn unload_adapter(&mut self, slot: AdapterSlot) {
+        if let Some(lora) = &mut self.lora {
+            lora.unload(slot);
+        }
+    }
 
     fn load_linear(&mut self, parts: &[TensorView<'_>]) -> Result<Linear, OpsError> {
         Ok(Linear { parts: self.pack(parts)?, up: None })
@@ -122,6 +177,9 @@ impl Ops for Cpu {
         self.tokens = batch.tokens.len();
         self.forwards += 1;
         self.plan.make(batch);
+        if let Some(lora) = &mut self.lora {
+            lora.plan(batch);
+        }
         let (to, table, width) = (self.residual.ptr(), &table.parts[0], self.config.hidden_size);
         let (cursor, stride) = (AtomicUsize::new(0), self.residual.stride);
         let count = self.tokens;
@@ -139,9 +197,9 @@ impl Ops for Cpu {
         Ok(X::Normed(norm.clone()))
     }
 
-    fn linear(&mut self, x: &X, w: &Linear) -> Result<X, OpsError> {
+    fn linear(&mut self, at: Site, x: &X, w: &Linear, _: &Batch<'_>) -> Result<X, OpsError> {
         let to = (self.qkv.ptr(), self.qkv.stride);
-        self.multiply(x, w, to, Store::Set, None);
+        self.multiply(Some(at), x, w, to, Store::Set, None);
         Ok(X::Qkv)
     }
 
@@ -201,13 +259,13 @@ impl Ops for Cpu {
         Ok(X::Attended)
     }
 
-    fn linear_add(&mut self, _layer: usize, x: X, w: &Linear, _residual: X) -> Result<X, OpsError> {
+    fn linear_add(&mut self, at: Site, x: X, w: &Linear, _: X, _: &Batch<'_>) -> Result<X, OpsError> {
         let to = (self.residual.ptr(), self.residual.stride);
-        self.multiply(&x, w, to, Store::Add, None);
+        self.multiply(Some(at), &x, w, to, Store::Add, None);
         Ok(X::Residual)
     }
 
-    fn gate_up_silu(&mut self, x: &X, w: &Linear) -> Result<X, OpsError> {
+    fn gate_up_silu(&mut self, at: Site, x: &X, w: &Linear, _: &Batch<'_>) -> Result<X, OpsError> {
         let (source, stride, norm) = self.source(x);
         let (gate, up) = (&w.parts[0], w.up.as_ref().expect("made by load_gate_up"));
         let (to, to_stride) = (self.gated.ptr(), self.gated.stride);
@@ -215,6 +273,7 @@ impl Ops for Cpu {
         let (up_scratch, up_len) = (Shared(self.up.as_ptr_shared()), self.options.max_tokens * pack::TILE);
         let (blocks, tiles) = (gate.blocks(), gate.tiles());
         let norm = norm.as_deref();
+        let lora = self.lora.as_deref().and_then(|lora| lora.at(at, (source, stride, norm)));
         // At once if both are multiplied with the same form of the activations, else one after the other.
         let passes: &[(bool, bool)] = match gate.format.activation() == up.format.activation() {
             true => &[(true, true)],
@@ -232,17 +291,28 @@ impl Ops for Cpu {
                         rows::prepare_row(level, from, norm.map(Norm::ptr), form, blocks, place);
                     }
                 });
-                worker.barrier();
+                match with_gate {
+                    true => shrink(lora.as_ref(), level, worker),
+                    false => worker.barrier(),
+                }
                 worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
                     let out = Out { at: to.at(tile * pack::TILE), stride: to_stride, store: Store::Set };
                     let scratch = up_scratch.at(worker.id * up_len);
-                    // SAFETY: as in `multiply`.
+                    let up_out = Out { at: scratch, stride: pack::TILE, store: Store::Set };
+                    // SAFETY: as in `multiply`; the scratch is this worker's, 16 floats for each row.
                     unsafe {
                         if with_gate {
                             gemm::linear_tile(level, gate, tile, rows, count, out);
+                            if let Some(lora) = &lora {
+                                lora.expand(level, tile, 0, out);
+                            }
                         }
                         if with_up {
-                            gemm::up_tile(level, up, tile, rows, count, out, scratch);
+                            gemm::linear_tile(level, up, tile, rows, count, up_out);
+                            if let Some(lora) = &lora {
+                                lora.expand(level, tile, 1, up_out);
+                            }
+                            gemm::silu_mul_any(level, out, scratch, count);
                         }
                     }
                 });
@@ -253,7 +323,7 @@ impl Ops for Cpu {
 
     fn head(&mut self, _: &X, norm: &Arc<Norm>, w: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
         let to = (self.logits.ptr(), self.logits.stride);
-        self.multiply(&X::Normed(norm.clone()), w, to, Store::Set, Some(batch.outputs));
+        self.multiply(None, &X::Normed(norm.clone()), w, to, Store::Set, Some(batch.outputs));
         Ok(X::Logits)
     }
 

@@ -259,7 +259,8 @@ multiversion! {
     unsafe fn linear_any = linear(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out);
     unsafe fn linear_bf16_any = linear_bf16(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out)
         with native bf16;
-    unsafe fn silu_mul_any = silu_mul(gate: Out, up: *const f32, count: usize);
+    /// `gate = silu(gate) · up`, a tile's 16 columns of `count` rows; `up`'s rows are 16 apart.
+    pub(crate) unsafe fn silu_mul_any = silu_mul(gate: Out, up: *const f32, count: usize);
 }
 
 /// Where a tile's products go: the first row's 16 floats, and the distance to the next row.
@@ -281,25 +282,5 @@ pub(crate) unsafe fn linear_tile(level: Level, w: &Packed, tile: usize, rows: &R
             Format::BF16 => linear_bf16_any(level, w, tile, rows, count, out),
             _ => linear_any(level, w, tile, rows, count, out),
         }
-    }
-}
-
-/// One tile of `out = silu(out) · (rows · Uᵀ)` over `count` prepared rows.
-///
-/// # Safety
-/// As [`linear_tile`]; `scratch` has `count` × 16 floats.
-pub(crate) unsafe fn up_tile(
-    level: Level,
-    up: &Packed,
-    tile: usize,
-    rows: &Rows,
-    count: usize,
-    out: Out,
-    scratch: *mut f32,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        linear_tile(level, up, tile, rows, count, Out { at: scratch, stride: TILE, store: Store::Set });
-        silu_mul_any(level, out, scratch, count);
     }
 }

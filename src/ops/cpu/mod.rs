@@ -12,6 +12,7 @@ mod forward;
 mod gemm;
 pub mod kv;
 pub mod level;
+pub mod lora;
 pub mod pack;
 pub mod pool;
 mod rope;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use self::buffer::Buffer;
 use self::kv::{KvPool, KvType};
 use self::level::Level;
+use self::lora::Lora;
 use self::pack::{Format, Packed};
 use self::pool::Pool;
 use self::rope::RopeTable;
@@ -146,6 +148,8 @@ pub struct Cpu {
     /// One tile's up projection for each worker.
     up: Buffer<f32>,
     plan: Plan,
+    /// Where adapters are enabled.
+    lora: Option<Box<Lora>>,
     tokens: usize,
     forwards: u64,
 }
@@ -175,6 +179,7 @@ impl Cpu {
             up: Buffer::zeroed(pool.size() * tokens * pack::TILE),
             scratch_len,
             plan,
+            lora: None,
             cache,
             pool,
             tokens: 0,
@@ -187,6 +192,23 @@ impl Cpu {
     /// Replaces the cache by one of `blocks` blocks; its content is lost.
     pub fn allocate_cache(&mut self, blocks: usize) {
         self.cache = KvPool::new(&self.config, self.options.kv, blocks);
+    }
+
+    /// Makes room for so many LoRA adapters of at most this rank; those loaded before are lost.
+    pub fn enable_adapters(&mut self, slots: usize, max_rank: usize) {
+        let (tokens, workers) = (self.options.max_tokens, self.pool.size());
+        self.lora = Some(Box::new(Lora::new(&self.config, slots, max_rank, tokens, workers)));
+    }
+
+    /// Adapters that can be loaded at once.
+    pub fn adapter_slots(&self) -> usize {
+        self.lora.as_ref().map_or(0, |l| l.slots().len())
+    }
+
+    /// Adapters that are loaded, and their bytes.
+    pub fn adapters(&self) -> (usize, usize) {
+        let all = self.lora.iter().flat_map(|l| l.slots().iter());
+        all.fold((0, 0), |(count, bytes), adapter| (count + 1, bytes + adapter.bytes()))
     }
 
     /// The cache.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::gemm::{Out, Store, linear_tile, up_tile};
+use super::gemm::{Out, Store, linear_tile, silu_mul_any};
 use super::level::Level;
 use super::pack::{BLOCK, Format, Packed, TILE};
 use super::pool::Pool;
@@ -258,7 +258,9 @@ fn the_gated_product_is_silu_of_gate_times_up() {
                     let out = Out { at: out.as_mut_ptr().add(tile * TILE), stride: 48, store: Store::Set };
                     let mut scratch = [0f32; 6 * TILE];
                     linear_tile(level, &gate, tile, &x, 6, out);
-                    up_tile(level, &up, tile, &x, 6, out, scratch.as_mut_ptr());
+                    let up_out = Out { at: scratch.as_mut_ptr(), stride: TILE, store: Store::Set };
+                    linear_tile(level, &up, tile, &x, 6, up_out);
+                    silu_mul_any(level, out, scratch.as_ptr(), 6);
                 }
             }
             for i in 0..out.len() {

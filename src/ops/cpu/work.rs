@@ -110,6 +110,11 @@ impl Cpu {
         };
         limit("tokens", batch.tokens.len(), self.options.max_tokens)?;
         limit("rows of logits", batch.outputs.len(), self.options.max_outputs)?;
+        match &self.lora {
+            Some(lora) => lora.slots().check(batch)?,
+            None if batch.spans.iter().all(|s| s.adapter.is_none()) => {}
+            None => return Err(OpsError::Limit("adapters are not enabled".into())),
+        }
         let mut next = 0;
         for span in batch.spans {
             let end = span.start + span.tokens.len();
@@ -118,8 +123,8 @@ impl Cpu {
             limit("block table", span.blocks.end, batch.blocks.len())?;
             let consecutive = span.tokens.start == next
                 && span.tokens.clone().all(|i| batch.positions[i] as usize == span.start + i - next);
-            if !consecutive || span.adapter.is_some() {
-                return Err(OpsError::Limit("spans must cover the tokens in order, without adapters".into()));
+            if !consecutive {
+                return Err(OpsError::Limit("spans must cover the tokens in order".into()));
             }
             next = span.tokens.end;
         }

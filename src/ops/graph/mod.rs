@@ -4,13 +4,24 @@
 //! There is no cache: a batch holds whole sequences, and all of a sequence is recomputed.
 
 mod functions;
+mod lora;
+
+pub use lora::Adapter;
+
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 
+use crate::engine::AdapterSlot;
 use crate::model::config::LlamaConfig;
+use crate::model::lora::{Projection, Site};
 use crate::model::rope::inverse_frequencies;
 use crate::model::weights::TensorView;
+use crate::ops::adapters::Slots;
 use crate::ops::{Batch, Ops, OpsError};
+
+/// Adapters loaded at once.
+const MAX_ADAPTERS: usize = 64;
 
 /// Runs the Llama on candle tensors, on the CPU.
 pub struct Graph {
@@ -22,6 +33,9 @@ pub struct Graph {
     device: Device,
     /// Every weight loaded so far, where they are to be trained.
     variables: Option<Vec<Var>>,
+    intermediate_size: usize,
+    hidden_size: usize,
+    adapters: Slots<Adapter>,
 }
 
 /// A weight matrix, `[out, in]`.
@@ -46,6 +60,9 @@ impl Graph {
             inverse_frequencies: inverse_frequencies(config),
             device: Device::Cpu,
             variables: None,
+            intermediate_size: config.intermediate_size,
+            hidden_size: config.hidden_size,
+            adapters: Slots::new(MAX_ADAPTERS),
         }
     }
 
@@ -73,6 +90,16 @@ impl Graph {
         Ok(weight)
     }
 
+    /// Rows of a projection's output.
+    fn width(&self, projection: Projection) -> usize {
+        match projection {
+            Projection::Q => self.num_heads * self.head_dim,
+            Projection::K | Projection::V => self.num_kv_heads * self.head_dim,
+            Projection::Gate | Projection::Up => self.intermediate_size,
+            Projection::Output | Projection::Down => self.hidden_size,
+        }
+    }
+
     fn index(&self, ids: &[u32]) -> Result<Tensor, OpsError> {
         Ok(Tensor::new(ids, &self.device)?)
     }
@@ -82,6 +109,15 @@ impl Ops for Graph {
     type X = Tensor;
     type Linear = Linear;
     type Norm = Norm;
+    type Adapter = Adapter;
+
+    fn load_adapter(&mut self, slot: AdapterSlot, adapter: Arc<Adapter>) -> Result<(), OpsError> {
+        self.adapters.load(slot, adapter)
+    }
+
+    fn unload_adapter(&mut self, slot: AdapterSlot) {
+        self.adapters.unload(slot);
+    }
 
     fn load_linear(&mut self, parts: &[TensorView<'_>]) -> Result<Linear, OpsError> {
         let parts = parts.iter().map(|part| self.dequantize(part)).collect::<Result<Vec<_>, _>>()?;
@@ -99,6 +135,7 @@ impl Ops for Graph {
     }
 
     fn embed(&mut self, table: &Linear, batch: &Batch<'_>) -> Result<Tensor, OpsError> {
+        self.adapters.check(batch)?;
         Ok(table.weight.index_select(&self.index(batch.tokens)?, 0)?)
     }
 
@@ -106,8 +143,8 @@ impl Ops for Graph {
         Ok(functions::rms_norm(x, &norm.weight, norm.eps)?)
     }
 
-    fn linear(&mut self, x: &Tensor, w: &Linear) -> Result<Tensor, OpsError> {
-        Ok(x.matmul(&w.weight.t()?)?)
+    fn linear(&mut self, at: Site, x: &Tensor, w: &Linear, batch: &Batch<'_>) -> Result<Tensor, OpsError> {
+        Ok(self.adapt(at, x, x.matmul(&w.weight.t()?)?, batch)?)
     }
 
     fn attention(&mut self, _layer: usize, qkv: Tensor, batch: &Batch<'_>) -> Result<Tensor, OpsError> {
@@ -117,9 +154,6 @@ impl Ops for Graph {
                     "a sequence starts at position {}, and the graph backend keeps no cache of what came before",
                     span.start
                 )));
-            }
-            if span.adapter.is_some() {
-                return Err(OpsError::Unsupported("the graph backend applies no LoRA adapters".into()));
             }
         }
         let (cos, sin) = functions::rotation(batch.positions, &self.inverse_frequencies, &self.device)?;
@@ -141,19 +175,25 @@ impl Ops for Graph {
         Ok(Tensor::cat(&attended, 0)?)
     }
 
-    fn linear_add(&mut self, _layer: usize, x: Tensor, w: &Linear, residual: Tensor) -> Result<Tensor, OpsError> {
-        Ok((residual + self.linear(&x, w)?)?)
+    fn linear_add(
+        &mut self,
+        at: Site,
+        x: Tensor,
+        w: &Linear,
+        residual: Tensor,
+        batch: &Batch<'_>,
+    ) -> Result<Tensor, OpsError> {
+        Ok((residual + self.linear(at, &x, w, batch)?)?)
     }
 
-    fn gate_up_silu(&mut self, x: &Tensor, w: &Linear) -> Result<Tensor, OpsError> {
-        let both = self.linear(x, w)?;
+    fn gate_up_silu(&mut self, at: Site, x: &Tensor, w: &Linear, batch: &Batch<'_>) -> Result<Tensor, OpsError> {
+        let both = self.linear(at, x, w, batch)?;
         let width = both.dim(1)? / 2;
         Ok((both.narrow(1, 0, width)?.silu()? * both.narrow(1, width, width)?)?)
     }
 
     fn head(&mut self, x: &Tensor, norm: &Norm, w: &Linear, batch: &Batch<'_>) -> Result<Tensor, OpsError> {
-        let normed = self.hidden(x, norm, batch)?;
-        self.linear(&normed, w)
+        Ok(self.hidden(x, norm, batch)?.matmul(&w.weight.t()?)?)
     }
 
     fn hidden(&mut self, x: &Tensor, norm: &Norm, batch: &Batch<'_>) -> Result<Tensor, OpsError> {

@@ -1,5 +1,6 @@
 //! The API over real sockets, with the fake executor behind it.
 
+mod adapters;
 mod chat;
 mod completions;
 mod embeddings;
@@ -92,7 +93,7 @@ pub struct Server {
 
 impl Server {
     pub async fn start(setup: Setup) -> Self {
-        let mut executor = FakeExecutor::new(2, VOCAB as u32);
+        let mut executor = FakeExecutor::new(2, VOCAB as u32).with_adapters(2);
         if setup.answer != "\0" {
             let mut script: Vec<TokenId> = setup.answer.bytes().map(TokenId::from).collect();
             script.push(END);

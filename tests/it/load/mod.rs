@@ -9,4 +9,4 @@ mod hub;
 mod hub_server;
 mod pull;
 mod refusals;
-mod writer;
+pub mod writer;

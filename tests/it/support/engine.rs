@@ -83,7 +83,10 @@ pub struct Running {
 
 impl Running {
     pub fn start(checkpoint: &Checkpoint, setting: Setting) -> Self {
-        let executor = setting.load(checkpoint);
+        Self::with(setting.load(checkpoint), setting)
+    }
+
+    pub fn with(executor: CpuExecutor, setting: Setting) -> Self {
         let (handle, thread) = spawn(setting.config(), Box::new(executor));
         Self { handle, thread: Some(thread) }
     }
