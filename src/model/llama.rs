@@ -43,7 +43,8 @@ pub enum BuildError {
 }
 
 impl<O: Ops> Llama<O> {
-    /// Reads every weight of `checkpoint` into `ops`' own form. `progress` gets the bytes read so far.
+    /// Reads every weight of `checkpoint` into `ops`' own form, one product's matrices at a time, and lets go of the
+    /// file's pages behind. `progress` gets the bytes read so far.
     pub fn load(
         ops: &mut O,
         checkpoint: &Checkpoint,
@@ -57,6 +58,8 @@ impl<O: Ops> Llama<O> {
             let parts = names.iter().map(|n| checkpoint.tensor(n)).collect::<Result<Vec<_>, _>>()?;
             done += parts.iter().map(|p| p.num_bytes() as u64).sum::<u64>();
             let made = if gate_up { ops.load_gate_up(&parts[0], &parts[1]) } else { ops.load_linear(&parts) };
+            drop(parts);
+            names.iter().for_each(|n| checkpoint.release(n));
             progress(done);
             made.map_err(|source| fault(names[source.part()].clone(), source))
         };

@@ -40,6 +40,8 @@ pub struct Loaded {
     pub executor: CpuExecutor,
     /// Blocks of the KV pool.
     pub num_blocks: usize,
+    /// Bytes of the packed matrices.
+    pub weight_bytes: u64,
     /// Bytes of the KV pool.
     pub kv_bytes: u64,
     /// Context length.
@@ -121,7 +123,9 @@ pub fn load(
     let num_blocks = (have / block_bytes) as usize;
     let max_model_len = settle_length(config, options, have, num_blocks)?;
     ops.allocate_cache(num_blocks);
+    let weight_bytes = ops.weight_bytes() as u64;
     Ok(Loaded {
+        weight_bytes,
         executor: CpuExecutor::new(ops, model, config.vocab_size),
         num_blocks,
         kv_bytes: num_blocks as u64 * block_bytes,

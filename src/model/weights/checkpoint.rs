@@ -103,6 +103,17 @@ impl Checkpoint {
         TensorView::new(info.dtype, info.rows, info.cols, data, interleaved).ok_or_else(missing)
     }
 
+    /// Gives back the memory that a tensor's part of the file takes in this process; it is read again when needed.
+    pub fn release(&self, hf_name: &str) {
+        #[cfg(unix)]
+        if let Some(info) = self.tensors.get(hf_name) {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is shared and read only, so its pages come back from the file as they were. Failure
+            // is harmless.
+            let _ = unsafe { self.map.unchecked_advise_range(advice, info.offset, info.size) };
+        }
+    }
+
     fn path(&self) -> &Path {
         match &self.source {
             Source::HuggingFace(path) | Source::Gguf(path) => path,
