@@ -101,7 +101,8 @@ fn main() {
                 .collect();
             let grown = results.iter().filter_map(|r| r["rss_anon_growth"].as_u64()).max().unwrap_or(0);
             results.remove(0);
-            results.sort_by(|a, b| a["seconds"].as_f64().unwrap_or(0.0).total_cmp(&b["seconds"].as_f64().unwrap_or(0.0)));
+            results
+                .sort_by(|a, b| a["seconds"].as_f64().unwrap_or(0.0).total_cmp(&b["seconds"].as_f64().unwrap_or(0.0)));
             let result = &results[results.len() / 2];
             if as_json {
                 println!("{result}");

@@ -64,8 +64,7 @@ impl<O: Ops> Llama<O> {
             made.map_err(|source| fault(names[source.part()].clone(), source))
         };
         let norm = |ops: &mut O, name: String| {
-            ops.load_norm(&checkpoint.tensor(&name)?, config.rms_norm_eps)
-                .map_err(|source| fault(name, source))
+            ops.load_norm(&checkpoint.tensor(&name)?, config.rms_norm_eps).map_err(|source| fault(name, source))
         };
 
         let embed = linear(ops, &["model.embed_tokens.weight".into()], false)?;
