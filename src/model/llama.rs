@@ -1,10 +1,8 @@
 //! The Llama, written once over [`Ops`].
 
-use std::path::PathBuf;
-
 use crate::model::config::LlamaConfig;
 use crate::model::lora::{Part, Site};
-use crate::model::weights::{Checkpoint, LoadError, Source};
+use crate::model::weights::{Checkpoint, LoadError};
 use crate::ops::{Batch, Ops, OpsError};
 
 /// Weights of a LLaMA-architecture model in the form `O` computes with.
@@ -25,45 +23,29 @@ struct Layer<O: Ops> {
     down: O::Linear,
 }
 
-/// A model could not be built from a checkpoint.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The checkpoint lacks something or is damaged.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The backend does not take a weight.
-    #[error("{file}: tensor {tensor}: {source}", file = file.display())]
-    Ops {
-        /// The file or directory.
-        file: PathBuf,
-        /// The tensor's name.
-        tensor: String,
-        /// Why.
-        source: OpsError,
-    },
-}
-
 impl<O: Ops> Llama<O> {
-    /// Reads every weight of `checkpoint` into `ops`' own form. `progress` gets the bytes read so far.
+    /// Reads every weight of `checkpoint` into `ops`' own form, one product's matrices at a time, and lets go of the
+    /// file's pages behind. `progress` gets the bytes read so far.
     pub fn load(
         ops: &mut O,
         checkpoint: &Checkpoint,
         config: &LlamaConfig,
         mut progress: impl FnMut(u64),
-    ) -> Result<Self, BuildError> {
-        let (Source::HuggingFace(file) | Source::Gguf(file)) = checkpoint.source();
-        let fault = |tensor, source| BuildError::Ops { file: file.clone(), tensor, source };
+    ) -> Result<Self, LoadError> {
+        let fault =
+            |name: &str, e: OpsError| checkpoint.tensor_error(name, format_args!("cannot be used: {e}"));
         let mut done = 0;
         let mut linear = |ops: &mut O, names: &[String], gate_up: bool| {
             let parts = names.iter().map(|n| checkpoint.tensor(n)).collect::<Result<Vec<_>, _>>()?;
             done += parts.iter().map(|p| p.num_bytes() as u64).sum::<u64>();
             let made = if gate_up { ops.load_gate_up(&parts[0], &parts[1]) } else { ops.load_linear(&parts) };
+            drop(parts);
+            names.iter().for_each(|n| checkpoint.release(n));
             progress(done);
-            made.map_err(|source| fault(names[source.part()].clone(), source))
+            made.map_err(|source| fault(&names[source.part()], source))
         };
         let norm = |ops: &mut O, name: String| {
-            ops.load_norm(&checkpoint.tensor(&name)?, config.rms_norm_eps)
-                .map_err(|source| fault(name, source))
+            ops.load_norm(&checkpoint.tensor(&name)?, config.rms_norm_eps).map_err(|source| fault(&name, source))
         };
 
         let embed = linear(ops, &["model.embed_tokens.weight".into()], false)?;

@@ -3,8 +3,8 @@
 use super::{CpuExecutor, memory};
 use crate::engine::BLOCK_SIZE;
 use crate::model::config::LlamaConfig;
-use crate::model::llama::{BuildError, Llama};
-use crate::model::weights::Checkpoint;
+use crate::model::llama::Llama;
+use crate::model::weights::{Checkpoint, LoadError};
 use crate::ops::cpu::kv::{KvPool, KvType};
 use crate::ops::cpu::level::Level;
 use crate::ops::cpu::pack::Format;
@@ -45,6 +45,8 @@ pub struct Loaded {
     pub executor: CpuExecutor,
     /// Blocks of the KV pool.
     pub num_blocks: usize,
+    /// Bytes of the packed matrices.
+    pub weight_bytes: u64,
     /// Bytes of the KV pool.
     pub kv_bytes: u64,
     /// Its type.
@@ -60,7 +62,7 @@ pub struct Loaded {
 pub enum RunnerError {
     /// Weights.
     #[error(transparent)]
-    Build(#[from] BuildError),
+    Load(#[from] LoadError),
     /// `--max-model-len` exceeds what the model was made for.
     #[error("--max-model-len {asked} is more than the {limit} positions of the model")]
     TooLong {
@@ -128,7 +130,9 @@ pub fn load(
     let num_blocks = (have / block_bytes) as usize;
     let max_model_len = settle_length(config, options, have, num_blocks)?;
     ops.allocate_cache(num_blocks);
+    let weight_bytes = ops.weight_bytes() as u64;
     Ok(Loaded {
+        weight_bytes,
         executor: CpuExecutor::new(ops, model, config),
         num_blocks,
         kv_bytes: num_blocks as u64 * block_bytes,

@@ -1,6 +1,7 @@
 //! From `--model` to something that runs: source, checkpoint, tokenizer, executor.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,7 +23,9 @@ use crate::text::PromptRenderer;
 pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<LoadedModel> {
     let source: ModelSource = config.model.parse()?;
     let level = Level::from_env().map_err(anyhow::Error::msg)?;
+    let started = Instant::now();
     let path = fetch(&source, progress)?;
+    let fetched = started.elapsed();
 
     progress.begin("reading the tokenizer", 0);
     let checkpoint = Checkpoint::open(&path)?;
@@ -33,6 +36,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
         anyhow::bail!("{}: the tokenizer has {tokens} tokens, the model's vocabulary only {rows}", path.display());
     }
 
+    let read = started.elapsed();
     let total = checkpoint.total_bytes() as u64;
     progress.begin("loading weights", total);
     let bar = weights_bar(total);
@@ -52,8 +56,13 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     })?;
     bar.finish_and_clear();
     tracing::info!(
+        "model found in {fetched:.2?}, tokenizer read in {:.2?}, weights loaded in {:.2?}",
+        read - fetched,
+        started.elapsed() - read
+    );
+    tracing::info!(
         "weights {:.0} MiB, KV cache {:.0} MiB ({}), {} threads, {level}",
-        total as f64 / 1048576.0,
+        loaded.weight_bytes as f64 / 1048576.0,
         loaded.kv_bytes as f64 / 1048576.0,
         loaded.kv_cache.name(),
         loaded.threads

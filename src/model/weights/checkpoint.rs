@@ -116,6 +116,13 @@ impl Checkpoint {
         LoadError::file(&path, format!("tensor {} {what}", shown(&self.own_name(hf_name))))
     }
 
+    /// Gives back the memory that a tensor's part of its file takes in this process; it is read again when needed.
+    pub fn release(&self, hf_name: &str) {
+        if let Some(Place { file, info }) = self.tensors.get(hf_name) {
+            self.files[*file].release(info.offset, info.size);
+        }
+    }
+
     /// The file to name where no single one is at fault: the only one, the index, or what was asked for.
     fn whole(&self) -> PathBuf {
         match (&self.source, &self.files[..]) {

@@ -30,6 +30,17 @@ impl MappedFile {
         let map = unsafe { Mmap::map(&file) }.map_err(LoadError::io(path))?;
         Ok(Self { path: path.to_owned(), map })
     }
+
+    /// Gives back the memory that a part takes in this process; it is read again when needed.
+    pub fn release(&self, offset: usize, len: usize) {
+        #[cfg(unix)]
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is shared and read only, so its pages come back from the file as they were. Failure
+            // is harmless.
+            let _ = unsafe { self.map.unchecked_advise_range(advice, offset, len) };
+        }
+    }
 }
 
 impl Deref for MappedFile {

@@ -90,13 +90,6 @@ pub struct Linear {
     up: Option<Packed>,
 }
 
-impl Linear {
-    /// Bytes in memory.
-    pub fn bytes(&self) -> usize {
-        self.parts.iter().chain(&self.up).map(Packed::bytes).sum()
-    }
-}
-
 /// One role's activations, `[capacity, stride]`.
 struct Area {
     data: Buffer<f32>,
@@ -152,6 +145,7 @@ pub struct Cpu {
     lora: Option<Box<Lora>>,
     tokens: usize,
     forwards: u64,
+    weight_bytes: usize,
 }
 
 impl Cpu {
@@ -184,6 +178,7 @@ impl Cpu {
             pool,
             tokens: 0,
             forwards: 0,
+            weight_bytes: 0,
             options,
             config: config.clone(),
         }
@@ -216,6 +211,11 @@ impl Cpu {
         &self.cache
     }
 
+    /// Bytes of all matrices packed so far.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
     /// Forward passes since the start.
     pub fn forwards(&self) -> u64 {
         self.forwards
@@ -244,7 +244,9 @@ impl Cpu {
         let mut first = 0;
         let mut packed = Vec::new();
         for run in parts.chunk_by(|a, b| format(a) == format(b)) {
-            packed.push(Packed::new(&mut self.pool, run, format(&run[0])).map_err(|e| e.after(first))?);
+            let made = Packed::new(&mut self.pool, run, format(&run[0])).map_err(|e| e.after(first))?;
+            self.weight_bytes += made.bytes();
+            packed.push(made);
             first += run.len();
         }
         Ok(packed)

@@ -225,22 +225,22 @@ fn get_quant(bits: usize, quants: &[u8], lane: usize, k: usize) -> u8 {
     }
 }
 
-/// Writes a lane's 32 quants into a packed block that holds zeros there.
+/// Writes a lane's 32 quants into a packed block, four at a time.
 fn put_quants(bits: usize, from: &[u8; BLOCK], lane: usize, quants: &mut [u8]) {
-    for (group, four) in from.chunks_exact(4).enumerate() {
-        for (i, &q) in four.iter().enumerate() {
-            let at = lane * 4 + i;
-            if bits == 8 {
-                quants[group * 64 + at] = q;
-                continue;
-            }
-            quants[group % 4 * 64 + at] |= (q & 15) << (group / 4 * 4);
-            match bits {
-                5 => quants[256 + at] |= (q >> 4) << group,
-                6 => quants[256 + group / 4 * 64 + at] |= (q >> 4) << (group % 4 * 2),
-                _ => {}
-            }
-        }
+    let mut four = [0u32; 8];
+    four.iter_mut().zip(from.chunks_exact(4)).for_each(|(w, q)| *w = u32::from_le_bytes([q[0], q[1], q[2], q[3]]));
+    let mut put = |i: usize, word: u32| quants[i * 64 + lane * 4..][..4].copy_from_slice(&word.to_le_bytes());
+    if bits == 8 {
+        return four.into_iter().enumerate().for_each(|(i, w)| put(i, w));
+    }
+    for i in 0..4 {
+        put(i, four[i] & 0x0f0f_0f0f | (four[i + 4] & 0x0f0f_0f0f) << 4);
+    }
+    let high = |group: usize, mask: u32| four[group] >> 4 & mask;
+    match bits {
+        5 => put(4, (0..8).fold(0, |word, g| word | high(g, 0x0101_0101) << g)),
+        6 => (0..2).for_each(|h| put(4 + h, (0..4).fold(0, |word, g| word | high(4 * h + g, 0x0303_0303) << (2 * g)))),
+        _ => {}
     }
 }
 

@@ -241,6 +241,18 @@ mod x86 {
     use super::Simd;
     use std::arch::x86_64::*;
 
+    /// Each byte of two registers, shifted in several ways and masked.
+    macro_rules! shifted {
+        (@one slli $n:literal $x:expr) => { _mm256_slli_epi16::<$n>($x) };
+        (@one srli $n:literal $x:expr) => { _mm256_srli_epi16::<$n>($x) };
+        ($x:ident, $mask:ident, $($shift:ident $n:literal),*) => {
+            [$([
+                _mm256_and_si256(shifted!(@one $shift $n $x[0]), $mask),
+                _mm256_and_si256(shifted!(@one $shift $n $x[1]), $mask),
+            ]),*]
+        };
+    }
+
     /// AVX2, FMA and F16C: two registers for sixteen lanes.
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2;
@@ -402,59 +414,13 @@ mod x86 {
         unsafe fn fifth_bits(x: Self::B) -> [Self::B; 8] {
             // What 16-bit shifts bring in from the neighbouring byte, the mask takes away.
             let mask = _mm256_set1_epi8(0x10);
-            let [a, b] = x;
-            [
-                [
-                    _mm256_and_si256(_mm256_slli_epi16::<4>(a), mask),
-                    _mm256_and_si256(_mm256_slli_epi16::<4>(b), mask),
-                ],
-                [
-                    _mm256_and_si256(_mm256_slli_epi16::<3>(a), mask),
-                    _mm256_and_si256(_mm256_slli_epi16::<3>(b), mask),
-                ],
-                [
-                    _mm256_and_si256(_mm256_slli_epi16::<2>(a), mask),
-                    _mm256_and_si256(_mm256_slli_epi16::<2>(b), mask),
-                ],
-                [
-                    _mm256_and_si256(_mm256_slli_epi16::<1>(a), mask),
-                    _mm256_and_si256(_mm256_slli_epi16::<1>(b), mask),
-                ],
-                [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)],
-                [
-                    _mm256_and_si256(_mm256_srli_epi16::<1>(a), mask),
-                    _mm256_and_si256(_mm256_srli_epi16::<1>(b), mask),
-                ],
-                [
-                    _mm256_and_si256(_mm256_srli_epi16::<2>(a), mask),
-                    _mm256_and_si256(_mm256_srli_epi16::<2>(b), mask),
-                ],
-                [
-                    _mm256_and_si256(_mm256_srli_epi16::<3>(a), mask),
-                    _mm256_and_si256(_mm256_srli_epi16::<3>(b), mask),
-                ],
-            ]
+            shifted!(x, mask, slli 4, slli 3, slli 2, slli 1, slli 0, srli 1, srli 2, srli 3)
         }
         #[inline(always)]
         unsafe fn bit_pairs(x: Self::B) -> [Self::B; 4] {
             // As in `fifth_bits`.
             let mask = _mm256_set1_epi8(0x30);
-            let [a, b] = x;
-            [
-                [
-                    _mm256_and_si256(_mm256_slli_epi16::<4>(a), mask),
-                    _mm256_and_si256(_mm256_slli_epi16::<4>(b), mask),
-                ],
-                [
-                    _mm256_and_si256(_mm256_slli_epi16::<2>(a), mask),
-                    _mm256_and_si256(_mm256_slli_epi16::<2>(b), mask),
-                ],
-                [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)],
-                [
-                    _mm256_and_si256(_mm256_srli_epi16::<2>(a), mask),
-                    _mm256_and_si256(_mm256_srli_epi16::<2>(b), mask),
-                ],
-            ]
+            shifted!(x, mask, slli 4, slli 2, slli 0, srli 2)
         }
         #[inline(always)]
         unsafe fn dot(acc: Self::I, w: Self::B, a: i32) -> Self::I {
