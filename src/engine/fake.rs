@@ -230,7 +230,8 @@ impl FakeExecutor {
             script(&row.history[..row.num_prompt], row.position - row.num_prompt).map(|t| t % self.vocab_size)
         });
         let drawn = || next_token(context, row.params, self.adapters[row.row], self.vocab_size);
-        let token = masked(scripted.unwrap_or_else(drawn), row.mask, self.vocab_size);
+        let generated = row.position - row.num_prompt;
+        let token = allowed(scripted.unwrap_or_else(drawn), row.params, generated, row.mask, self.vocab_size);
         let (logprob, top) = match row.params.logprobs {
             None => (0.0, Vec::new()),
             Some(count) => {
@@ -352,11 +353,19 @@ pub fn next_token(
     (hash % u64::from(vocab_size)) as TokenId
 }
 
-/// The first allowed token from `token` on.
-fn masked(token: TokenId, mask: Option<&[u32]>, vocab_size: u32) -> TokenId {
-    let Some(mask) = mask else { return token };
-    let allowed = |t: &TokenId| mask.get(*t as usize / 32).is_some_and(|word| word >> (t % 32) & 1 == 1);
-    (token..vocab_size).chain(0..token).find(allowed).unwrap_or(token)
+/// The first token from `token` on that the mask allows, and that does not stop too early if there is another.
+fn allowed(
+    token: TokenId,
+    params: &SamplingParams,
+    generated: usize,
+    mask: Option<&[u32]>,
+    vocab_size: u32,
+) -> TokenId {
+    let bit = |mask: &[u32], t: TokenId| mask.get(t as usize / 32).is_some_and(|word| word >> (t % 32) & 1 == 1);
+    let masked = |t: &TokenId| mask.is_none_or(|mask| bit(mask, *t));
+    let early = |t: &TokenId| generated < params.min_tokens as usize && params.stop_token_ids.contains(t);
+    let mut from = (token..vocab_size).chain(0..token).filter(masked);
+    from.clone().find(|t| !early(t)).or_else(|| from.next()).unwrap_or(token)
 }
 
 /// What a request must generate with the fake model, computed without an engine. `max_len` limits
@@ -367,9 +376,10 @@ pub fn oracle(request: &Request, max_len: usize, vocab_size: u32) -> (Vec<TokenI
     let num_prompt = tokens.len();
     loop {
         let token = next_token(&tokens, params, request.adapter, vocab_size);
+        let token = allowed(token, params, tokens.len() - num_prompt, None, vocab_size);
         tokens.push(token);
         let output = tokens.len() - num_prompt;
-        if params.stop_token_ids.contains(&token) && output > params.min_tokens as usize {
+        if params.stop_token_ids.contains(&token) {
             return (tokens.split_off(num_prompt), FinishReason::Stop);
         }
         if output >= params.max_tokens as usize || tokens.len() >= max_len {

@@ -140,6 +140,58 @@ fn quantised_kernels_stay_close_to_f32_on_the_same_weights() {
     }
 }
 
+/// Perplexity and mean KL divergence with each type of cache, against the F32 cache and the same weights.
+///
+/// `LIMA_TEST_WINDOWS` (up to 40) reads more of the text, and F32 weights too: the table of docs/measurements.
+#[test]
+fn the_type_of_the_cache_hardly_changes_perplexity() {
+    let golden = goldens::perplexity();
+    let asked = std::env::var("LIMA_TEST_WINDOWS").ok().map(|n| n.parse::<usize>().unwrap());
+    let formats = if asked.is_some() { vec![None, Some(Format::F32)] } else { vec![None] };
+    let checkpoint = Checkpoint::open(goldens::default_model()).unwrap();
+    for format in formats {
+        let mut models = [KvType::F32, KvType::BF16, KvType::Int8].map(|kv| {
+            let options = CpuOptions {
+                threads: 2,
+                level: Level::best(),
+                format,
+                kv,
+                max_tokens: 512,
+                max_outputs: 512,
+                max_positions: 512,
+            };
+            CpuModel::with(&checkpoint, options)
+        });
+        let (mut nll, mut kl, mut predicted) = ([0f64; 3], [0f64; 3], 0);
+        for window in golden.tokens.chunks(golden.window).take(asked.unwrap_or(3)) {
+            let [exact, rest @ ..] = &mut models;
+            let mut score = |rows: &[Vec<f32>]| -> f64 {
+                window[1..].iter().zip(rows).map(|(t, row)| -f64::from(row[*t as usize])).sum()
+            };
+            let exact: Vec<Vec<f32>> = exact.logits(window, 512).iter().map(|r| goldens::log_softmax(r)).collect();
+            nll[0] += score(&exact);
+            predicted += window.len() - 1;
+            for (i, model) in rest.iter_mut().enumerate() {
+                let rows: Vec<Vec<f32>> = model.logits(window, 512).iter().map(|r| goldens::log_softmax(r)).collect();
+                nll[i + 1] += score(&rows);
+                let divergence = |(p, q): (&Vec<f32>, &Vec<f32>)| -> f64 {
+                    p.iter().zip(q).map(|(p, q)| f64::from(p.exp()) * f64::from(p - q)).sum()
+                };
+                kl[i + 1] += exact.iter().zip(&rows).take(window.len() - 1).map(divergence).sum::<f64>();
+            }
+        }
+        let perplexity = nll.map(|nll| (nll / predicted as f64).exp());
+        for (i, kv) in ["f32", "bf16", "int8"].into_iter().enumerate() {
+            let change = perplexity[i] / perplexity[0] - 1.0;
+            let kl = kl[i] / predicted as f64;
+            println!("weights {format:?}, cache {kv}: {predicted} tokens, perplexity {:.4} ({:+.3} %), KL {kl:.2e}",
+                perplexity[i], 100.0 * change);
+            assert!(change.abs() <= 0.005, "{kv}: {perplexity:?}");
+            assert!(kl <= 1e-3, "{kv}: mean KL {kl}");
+        }
+    }
+}
+
 #[test]
 fn perplexity_equals_transformers() {
     let mut model = CpuModel::open(&goldens::default_model(), Some(Format::F32), Level::best(), 2);

@@ -19,6 +19,8 @@ mod graph;
 mod http;
 mod load;
 mod sampler;
+mod sampler_goldens;
+mod sampler_statistics;
 mod support;
 mod text;
 mod text_stop;

@@ -29,6 +29,14 @@ impl Buffers {
         let middle = self.select.len() / 2;
         *self.select.select_nth_unstable_by(middle, f32::total_cmp).1
     }
+
+    /// A logit that about one in 24 reaches, judged by every sixteenth.
+    fn sampled(&mut self, logits: &[f32]) -> f32 {
+        self.select.clear();
+        self.select.extend(logits.iter().step_by(16));
+        let place = self.select.len() / 24;
+        *self.select.select_nth_unstable_by(place, |a, b| b.total_cmp(a)).1
+    }
 }
 
 /// The lowest id with the largest logit; `None` if all are -inf.
@@ -118,11 +126,17 @@ pub(super) fn draw(
         round_down(f64::from(max) + exponent * f64::from(params.temperature))
     };
     let floor = at_weight(by_mass.max(by_min_p));
-    // Any threshold leaves a prefix of the order, so first try one that few tokens pass; next the
-    // floor, which fails only by rounding; last every token of positive weight.
+    // Any threshold leaves a prefix of the order, so first try one that few tokens pass, then one that some
+    // pass; next the floor, which fails only by rounding; last every token of positive weight.
     let last = if by_min_p >= by_mass { floor } else { at_weight(0.0) };
     let mut drawn = 0;
-    for threshold in [buffers.median_block().max(floor), floor, last] {
+    for attempt in 0..4 {
+        let threshold = match attempt {
+            0 => buffers.median_block().max(floor),
+            1 => buffers.sampled(logits).max(floor),
+            2 => floor,
+            _ => last,
+        };
         buffers.keys.clear();
         kernels::gather(level, logits, &buffers.blocks, threshold, &mut buffers.keys);
         match walk(&mut buffers.keys, weight, &limits, &mut buffers.cumulative) {

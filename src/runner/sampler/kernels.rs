@@ -83,7 +83,7 @@ per_level! {
     fn sum_exp(logits: &[f32], max: f32, scale: f32) -> f64 = sum_exp_body
 }
 per_level! {
-    /// Appends the keys of all logits at least `threshold`, in id order; `blocks` as from [`scan`].
+    /// Appends the keys of all logits at least `threshold` (above -inf), in id order; `blocks` as from [`scan`].
     fn gather(logits: &[f32], blocks: &[f32], threshold: f32, keys: &mut Vec<u64>) -> () = gather_body
 }
 
@@ -120,7 +120,14 @@ fn scan_body(logits: &[f32], blocks: &mut Vec<f32>) -> bool {
                 bad[i] |= u32::from(!(group[i] < f32::INFINITY));
             }
         });
-        blocks.push(max.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a }));
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                max[i] = if max[i + width] > max[i] { max[i + width] } else { max[i] };
+            }
+            width /= 2;
+        }
+        blocks.push(max[0]);
     }
     bad.iter().all(|&b| b == 0)
 }
@@ -157,21 +164,21 @@ fn gather_body(logits: &[f32], blocks: &[f32], threshold: f32, keys: &mut Vec<u6
             id += BLOCK as u32;
             continue;
         }
-        for group in block.chunks(LANES) {
-            let lanes = padded(group);
+        each_group(block, |group| {
             let mut any = 0_u32;
-            for l in lanes {
+            for &l in group {
                 any |= u32::from(l >= threshold);
             }
             if any != 0 {
                 for (i, &l) in group.iter().enumerate() {
+                    // Padding is below every threshold.
                     if l >= threshold {
                         keys.push(key(l, id + i as u32));
                     }
                 }
             }
             id += LANES as u32;
-        }
+        });
     }
 }
 

@@ -12,8 +12,9 @@
 //! 3. **Penalties**, once for each distinct token of prompt and output: `l = l < 0 ? l · r : l / r`
 //!    (repetition, if `r != 1`); then, if the token was generated `c > 0` times,
 //!    `l -= frequency · c`, `l -= presence`.
-//! 4. **Mask**: a token whose bit is clear or missing gets -inf. If all logits are -inf by now, the
-//!    row fails.
+//! 4. **Mask**: a token whose bit is clear or missing gets -inf. Then, while fewer than `min_tokens`
+//!    tokens were generated (the position to sample is below `num_prompt + min_tokens`), so does each of
+//!    `stop_token_ids`, unless that leaves no logit above -inf. If all logits are -inf by now, the row fails.
 //! 5. **Temperature** `T`: below 1e-5 the result is the largest logit, ties to the lowest id.
 //!    Otherwise the weight of a token is `w = 2^((l - max) · (1 / T · log2 e))`, by a polynomial
 //!    of fixed coefficients (`kernels::exp2`): 1 for the largest logit, zero below about 2⁻¹²⁶.
@@ -68,6 +69,8 @@ pub struct Scratch {
     buffers: Buffers,
     /// Raw logits of the tokens that bias and penalties changed, if log-probabilities are wanted.
     raw: Vec<(TokenId, f32)>,
+    /// Stop tokens that it is too early for, and their logits.
+    suppressed: Vec<(TokenId, f32)>,
     counts: PenaltyCounts,
 }
 
@@ -125,7 +128,8 @@ impl Sampler {
     fn try_sample(&self, logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut Scratch) -> Result<Sampled, Failure> {
         let logits = logits.get_mut(..self.vocab_size).ok_or(Failure::TooShort)?;
         let params: &SamplingParams = row.params;
-        let edits = !params.logit_bias.is_empty() || params.has_penalties() || row.mask.is_some();
+        let edits =
+            !params.logit_bias.is_empty() || params.has_penalties() || row.mask.is_some() || suppresses_stop(row);
 
         // The mask hides logits, so check before it; else one scan after the edits sees all.
         let scan_raw = !edits || row.mask.is_some() || params.logprobs.is_some();
@@ -143,7 +147,16 @@ impl Sampler {
             }
         }
 
-        let best = argmax(logits, &scratch.buffers.blocks).ok_or(Failure::NothingAllowed)?;
+        let mut best = argmax(logits, &scratch.buffers.blocks);
+        if edits && best.is_none() && !scratch.suppressed.is_empty() {
+            // Nothing but stop tokens is possible. Backwards: a token named twice was -inf the second time.
+            for &(token, logit) in scratch.suppressed.iter().rev() {
+                logits[token as usize] = logit;
+            }
+            scan(self.level, logits, &mut scratch.buffers.blocks);
+            best = argmax(logits, &scratch.buffers.blocks);
+        }
+        let best = best.ok_or(Failure::NothingAllowed)?;
         let token = if params.temperature >= GREEDY_BELOW {
             draw(self.level, logits, params, row.position, &mut scratch.buffers)
         } else {
@@ -178,7 +191,7 @@ impl Sampler {
         Ok((norm, top))
     }
 
-    /// Bias, penalties, mask.
+    /// Bias, penalties, mask, stop tokens.
     fn edit(&self, logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut Scratch) -> Result<(), Failure> {
         let params: &SamplingParams = row.params;
         scratch.raw.clear();
@@ -203,8 +216,23 @@ impl Sampler {
         if let Some(mask) = row.mask {
             apply_mask(editor.logits, mask);
         }
+        scratch.suppressed.clear();
+        if suppresses_stop(row) {
+            editor.raw = None;
+            for &token in &params.stop_token_ids {
+                if let Some(&logit) = editor.logits.get(token as usize) {
+                    scratch.suppressed.push((token, logit));
+                }
+                editor.edit(token, |_| f32::NEG_INFINITY)?;
+            }
+        }
         Ok(())
     }
+}
+
+/// Whether it is too early for stop tokens.
+fn suppresses_stop(row: &SampleRow<'_>) -> bool {
+    !row.params.stop_token_ids.is_empty() && row.position < row.num_prompt + row.params.min_tokens as usize
 }
 
 impl Failure {
