@@ -1,8 +1,7 @@
 //! From logits to one token: top-k, top-p, min-p and the draw, sorting no more than the draw needs.
 
-use std::f32::consts::LOG2_E;
-
 use super::kernels::{self, LN_ZERO, Level, exp2, ln, unkey};
+use super::exponent_scale;
 use super::philox::uniform;
 use crate::engine::{SamplingParams, TokenId};
 
@@ -11,8 +10,10 @@ use crate::engine::{SamplingParams, TokenId};
 pub(super) struct Buffers {
     /// Maximum of each block of the row as it is now.
     pub blocks: Vec<f32>,
+    /// Its sum of powers, relative to that maximum.
+    pub sums: Vec<f32>,
     pub keys: Vec<u64>,
-    select: Vec<f32>,
+    pub select: Vec<f32>,
     cumulative: Vec<f64>,
 }
 
@@ -83,7 +84,7 @@ struct Limits {
     uniform: f64,
 }
 
-/// Draws from a row with at least one logit above -inf, at `params.temperature > 0`.
+/// Draws from a row just passed over with at least one logit above -inf, at `params.temperature > 0`.
 pub(super) fn draw(
     level: Level,
     logits: &[f32],
@@ -92,7 +93,7 @@ pub(super) fn draw(
     buffers: &mut Buffers,
 ) -> TokenId {
     let max = buffers.max();
-    let scale = 1.0 / params.temperature * LOG2_E;
+    let scale = exponent_scale(params);
     let weight = |key: u64| exp2((unkey(key).0 - max) * scale);
     let uniform = uniform(params.seed, params.choice, position as u64);
     let top_p = f64::from(params.top_p);
@@ -107,7 +108,7 @@ pub(super) fn draw(
         return walk(keys, weight, &limits, &mut buffers.cumulative).unwrap_or_else(|last| last);
     }
 
-    let total = kernels::sum_exp(level, logits, max, scale);
+    let total = buffers.total(level, scale);
     // Tokens of weight below (1 - p) · total / V sum to less than (1 - p) · total, so the prefix of
     // mass p · total is among the others. Half of that leaves room for rounding.
     let prefix = if top_p < 1.0 {

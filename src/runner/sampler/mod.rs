@@ -21,9 +21,11 @@
 //! 6. **Order**: candidates are sorted by (logit descending, id ascending); running sums down that
 //!    order are f64.
 //! 7. **Top-k**: the first `k` of them; `k = 0` or `k >= V` keeps all.
-//! 8. **Total** `Z`: of the top-k, their running sum; of all, summed in id order in blocks of 256 (in
-//!    f32, token `i` in lane `i mod 16`), the lanes of the blocks added in f64, the sixteen lanes as a
-//!    binary tree (`i` with `i + 8`, `i + 4`, ...).
+//! 8. **Total** `Z`: of the top-k, their running sum. Of all: in blocks of 256 tokens in id order, each relative to
+//!    its largest logit `m` (at least the least f32), the f32 sums of `2^((l - m) · (1 / T · log2 e))` of token `i` in
+//!    lane `i mod 16`, then the sixteen lanes as a binary tree (`i` with `i + 8`, `i + 4`, ...); times
+//!    `2^((m - max) · (1 / T · log2 e))`, in f32; the blocks added in f64 in order. So one pass over the row finds
+//!    maxima and sums. In step 1, `Σ exp(l - max)` is this with `T = 1`.
 //! 9. **Top-p**, if below 1: the shortest prefix whose sum is at least `p · Z`; one token at least.
 //! 10. **Min-p**: the prefix ends before the first `w < min_p`, and before the first `w = 0`; one
 //!     token at least.
@@ -48,7 +50,7 @@ use smallvec::smallvec;
 
 use self::draw::{Buffers, argmax, best, draw};
 pub use self::kernels::Level;
-use self::kernels::{ln, scan, sum_exp, unkey};
+use self::kernels::{ln, scan, scan_sum, total, unkey};
 use self::penalties::PenaltyCounts;
 use crate::engine::{RowOut, SampleInput, SampleRow, Sampled, SamplingParams, SeqId, TokenId};
 
@@ -131,10 +133,9 @@ impl Sampler {
         let edits =
             !params.logit_bias.is_empty() || params.has_penalties() || row.mask.is_some() || suppresses_stop(row);
 
-        // The mask hides logits, so check before it; else one scan after the edits sees all.
-        let scan_raw = !edits || row.mask.is_some() || params.logprobs.is_some();
-        if scan_raw && !scan(self.level, logits, &mut scratch.buffers.blocks) {
-            return Err(Failure::NotFinite);
+        // The mask hides logits, so check before it; else one pass after the edits sees all.
+        if row.mask.is_some() || params.logprobs.is_some() {
+            scratch.buffers.pass(self.level, logits, params.logprobs.map(|_| LOG2_E))?;
         }
         let raw = match params.logprobs {
             Some(n) => Some(self.raw_logprobs(logits, n, &mut scratch.buffers)?),
@@ -142,9 +143,10 @@ impl Sampler {
         };
         if edits {
             self.edit(logits, row, scratch)?;
-            if !scan(self.level, logits, &mut scratch.buffers.blocks) {
-                return Err(Failure::NotFinite);
-            }
+        }
+        let scale = total_scale(params, self.vocab_size);
+        if edits || raw.is_none() || scale.is_some_and(|scale| scale != LOG2_E) {
+            scratch.buffers.pass(self.level, logits, scale)?;
         }
 
         let mut best = argmax(logits, &scratch.buffers.blocks);
@@ -153,7 +155,7 @@ impl Sampler {
             for &(token, logit) in scratch.suppressed.iter().rev() {
                 logits[token as usize] = logit;
             }
-            scan(self.level, logits, &mut scratch.buffers.blocks);
+            scratch.buffers.pass(self.level, logits, scale)?;
             best = argmax(logits, &scratch.buffers.blocks);
         }
         let best = best.ok_or(Failure::NothingAllowed)?;
@@ -172,14 +174,14 @@ impl Sampler {
         })
     }
 
-    /// The normaliser and the `n` best tokens of a row just scanned.
+    /// The normaliser and the `n` best tokens of a row just passed over with a scale of log2 e.
     fn raw_logprobs(
         &self,
         logits: &[f32],
         n: u32,
         buffers: &mut Buffers,
     ) -> Result<(Norm, Vec<(TokenId, f32)>), Failure> {
-        let norm = Norm::new(self.level, logits, buffers.max()).ok_or(Failure::NothingAllowed)?;
+        let norm = Norm::new(self.level, buffers).ok_or(Failure::NothingAllowed)?;
         let mut top = Vec::new();
         if n > 0 {
             best(self.level, logits, n as usize, buffers);
@@ -227,6 +229,33 @@ impl Sampler {
             }
         }
         Ok(())
+    }
+}
+
+/// The factor of exponents of 2 where the row's total is wanted: not if greedy, nor among the top-k.
+fn total_scale(params: &SamplingParams, vocab_size: usize) -> Option<f32> {
+    let all = params.top_k == 0 || params.top_k as usize >= vocab_size;
+    (params.temperature >= GREEDY_BELOW && all).then(|| exponent_scale(params))
+}
+
+fn exponent_scale(params: &SamplingParams) -> f32 {
+    1.0 / params.temperature * LOG2_E
+}
+
+impl Buffers {
+    /// Finds the maximum of each block, and with a scale also its sum of powers.
+    fn pass(&mut self, level: Level, logits: &[f32], scale: Option<f32>) -> Result<(), Failure> {
+        let finite = match scale {
+            None => scan(level, logits, &mut self.blocks),
+            Some(scale) => scan_sum(level, logits, scale, &mut self.blocks, &mut self.sums),
+        };
+        if finite { Ok(()) } else { Err(Failure::NotFinite) }
+    }
+
+    /// The sum of all powers after a pass with this scale.
+    fn total(&mut self, level: Level, scale: f32) -> f64 {
+        let max = self.max();
+        total(level, &self.blocks, &self.sums, max, scale, &mut self.select)
     }
 }
 
@@ -289,8 +318,9 @@ struct Norm {
 
 impl Norm {
     /// `None` if all logits are -inf.
-    fn new(level: Level, logits: &[f32], max: f32) -> Option<Self> {
-        (max > f32::NEG_INFINITY).then(|| Self { max, ln_sum: ln(sum_exp(level, logits, max, LOG2_E)) })
+    fn new(level: Level, buffers: &mut Buffers) -> Option<Self> {
+        let max = buffers.max();
+        (max > f32::NEG_INFINITY).then(|| Self { max, ln_sum: ln(buffers.total(level, LOG2_E)) })
     }
 
     fn logprob(self, logit: f32) -> f32 {
@@ -303,8 +333,6 @@ impl Norm {
 pub fn token_logprob(logits: &[f32], token: TokenId, scratch: &mut Scratch) -> Option<f32> {
     let level = Level::detect();
     let logit = *logits.get(token as usize)?;
-    if !scan(level, logits, &mut scratch.buffers.blocks) {
-        return None;
-    }
-    Some(Norm::new(level, logits, scratch.buffers.max())?.logprob(logit))
+    scratch.buffers.pass(level, logits, Some(LOG2_E)).ok()?;
+    Some(Norm::new(level, &mut scratch.buffers)?.logprob(logit))
 }

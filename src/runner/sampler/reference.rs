@@ -25,7 +25,7 @@ pub fn sample_row(logits: &[f32], vocab_size: usize, row: &SampleRow<'_>) -> Row
     let mut sampled = Sampled { token: token as TokenId, logprob: 0.0, top: Vec::new() };
     if let Some(n) = params.logprobs {
         let max = raw.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let ln_sum = ln(sum(raw.iter().map(|l| exp2((l - max) * LOG2_E))));
+        let ln_sum = ln(total(raw, max, LOG2_E));
         let logprob = |i: usize| (f64::from(raw[i]) - f64::from(max) - ln_sum) as f32;
         sampled.logprob = logprob(token);
         let order = order(raw).into_iter().filter(|&i| raw[i] > f32::NEG_INFINITY);
@@ -141,16 +141,16 @@ impl Kept {
 
         let top_k = if params.top_k == 0 { l.len() } else { l.len().min(params.top_k as usize) };
         tokens.truncate(top_k);
-        let total = if top_k < l.len() {
+        let z = if top_k < l.len() {
             tokens.iter().map(|&i| f64::from(weight(i))).sum::<f64>()
         } else {
-            sum((0..l.len()).map(weight))
+            total(l, max, scale)
         };
 
         let mut running = Vec::new();
         for &i in &tokens {
             let before = running.last().copied().unwrap_or(0.0);
-            let reached = params.top_p < 1.0 && before >= f64::from(params.top_p) * total;
+            let reached = params.top_p < 1.0 && before >= f64::from(params.top_p) * z;
             if !running.is_empty() && (reached || weight(i) < params.min_p || weight(i) == 0.0) {
                 break;
             }
@@ -158,28 +158,26 @@ impl Kept {
         }
         tokens.truncate(running.len());
         let cut = top_k < l.len() || params.top_p < 1.0 || params.min_p > 0.0;
-        let mass = if cut { running[running.len() - 1] } else { total };
+        let mass = if cut { running[running.len() - 1] } else { z };
         Self { tokens, running, mass }
     }
 }
 
 /// Step 8: the sum over all tokens.
-fn sum(weights: impl Iterator<Item = f32>) -> f64 {
-    let weights: Vec<f32> = weights.collect();
-    let mut lanes = [0_f64; 16];
-    for block in weights.chunks(256) {
-        let mut partial = [0_f32; 16];
-        for (i, w) in block.iter().enumerate() {
-            partial[i % 16] += w;
+fn total(l: &[f32], max: f32, scale: f32) -> f64 {
+    let mut total = 0.0;
+    for block in l.chunks(256) {
+        let m = block.iter().copied().fold(f32::MIN, f32::max);
+        let mut lanes = [0_f32; 16];
+        for (i, l) in block.iter().enumerate() {
+            lanes[i % 16] += exp2((l - m) * scale);
         }
-        for lane in 0..16 {
-            lanes[lane] += f64::from(partial[lane]);
+        for width in [8, 4, 2, 1] {
+            for lane in 0..width {
+                lanes[lane] += lanes[lane + width];
+            }
         }
+        total += f64::from(lanes[0] * exp2((m - max) * scale));
     }
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-    }
-    lanes[0]
+    total
 }
