@@ -114,7 +114,9 @@ fn share() {
     step(&mut executor, &last, DEPTH - 1, each);
 
     println!("\nDecode steps of {ROWS} sequences of {DEPTH} tokens, {threads} threads, medians of {STEPS}:\n");
-    println!("| sampling | forward, ms | sampler, ms | share of the step | a row of a thread, µs |\n|---|--:|--:|--:|--:|");
+    println!(
+        "| sampling | forward, ms | sampler, ms | share of the step | a row of a thread, µs |\n|---|--:|--:|--:|--:|"
+    );
     for (name, params) in cases() {
         let mut times: Vec<[Duration; 2]> = (0..STEPS as u64)
             .map(|seed| {

@@ -26,7 +26,8 @@ fn draw(sampler: &Sampler, logits: &[f32], row: &SampleRow<'_>, buffers: &mut (V
 fn draws(logits: &[f32], params: &SamplingParams, history: &[TokenId], num_prompt: usize) -> Vec<usize> {
     let params = Arc::new(params.clone());
     let (sampler, mut buffers) = (Sampler::new(logits.len()), Default::default());
-    let row = |position| SampleRow { row: 0, seq: SeqId(1), params: &params, history, num_prompt, position, mask: None };
+    let row =
+        |position| SampleRow { row: 0, seq: SeqId(1), params: &params, history, num_prompt, position, mask: None };
     (0..DRAWS).map(|i| draw(&sampler, logits, &row(num_prompt + i), &mut buffers)).collect()
 }
 

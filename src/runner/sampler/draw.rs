@@ -1,7 +1,7 @@
 //! From logits to one token: top-k, top-p, min-p and the draw, sorting no more than the draw needs.
 
-use super::kernels::{self, LN_ZERO, Level, exp2, ln, unkey};
 use super::exponent_scale;
+use super::kernels::{self, LN_ZERO, Level, exp2, ln, unkey};
 use super::philox::uniform;
 use crate::engine::{SamplingParams, TokenId};
 

@@ -252,7 +252,9 @@ fn what_is_not_finite_stays_where_it_is() {
         for level in Level::available() {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut case = Case::new(&config, kind, level, 50);
-                case.fill(|p, i| if p == 40 && i == config.q_size() + config.kv_size() + 3 { bad } else { noise(p, i) });
+                case.fill(
+                    |p, i| if p == 40 && i == config.q_size() + config.kv_size() + 3 { bad } else { noise(p, i) },
+                );
                 let out = case.attend(1);
                 let finite = |p: usize| out[p * 128..(p + 1) * 128].iter().all(|x| x.is_finite());
                 assert!((0..40).all(finite), "{kind:?} {level} {bad}");
