@@ -183,7 +183,9 @@ fn attention(c: &mut Criterion) {
 
                 let tokens = Tokens::new([(depth, 1, 0)]);
                 attend(&mut ops, &table, &projection, 0, &tokens);
-                group.throughput(Throughput::BytesDecimal(((depth + 1) * KvPool::block_bytes(&one, kv) / BLOCK_SIZE) as u64));
+                group.throughput(Throughput::BytesDecimal(
+                    ((depth + 1) * KvPool::block_bytes(&one, kv) / BLOCK_SIZE) as u64,
+                ));
                 let mut next = (0..layers).cycle();
                 group.bench_function(format!("decode/{kv:?}/{depth}"), |b| {
                     b.iter(|| ops.attention(next.next().expect("it cycles"), X::Qkv, &tokens.batch()).is_ok());

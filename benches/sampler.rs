@@ -1,12 +1,23 @@
-//! Time to sample one row.
+//! Time to sample one row; then the sampler's share of decode steps of 64 rows of the default model, on real text.
+//!
+//! `cargo bench --bench sampler -- share` prints the latter alone. The model is `LIMA_TEST_MODEL`'s, else the default
+//! one, fetched if need be. `LIMA_THREADS` and `LIMA_CPU_LEVEL` as for `lima`.
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use lima::engine::{SampleInput, SampleRow, SamplingParams, SeqId, TokenId};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group};
+use lima::engine::{BLOCK_SIZE, SampleInput, SampleRow, SamplingParams, SeqId, TokenId};
+use lima::hub::{self, DEFAULT_MODEL};
+use lima::model::weights::Checkpoint;
+use lima::ops::cpu::level::Level;
 use lima::runner::sampler::{Sampler, Scratch, philox};
+use lima::runner::{RunnerOptions, load};
+
+mod support;
+
+use support::{fill, sampled_step, step};
 
 /// Roughly normal logits with a few likely tokens, as a language model gives.
 fn logits(vocab: usize) -> Vec<f32> {
@@ -19,23 +30,26 @@ fn logits(vocab: usize) -> Vec<f32> {
         .collect()
 }
 
-fn sampler(c: &mut Criterion) {
+fn cases() -> [(&'static str, SamplingParams); 5] {
     let plain = SamplingParams::default();
-    let cases = [
+    [
         ("greedy", plain.clone()),
         ("lima", SamplingParams { temperature: 0.7, top_p: 0.9, repetition_penalty: 1.2, ..plain.clone() }),
         ("top_k_40", SamplingParams { temperature: 1.0, top_k: 40, ..plain.clone() }),
         ("temperature_1", SamplingParams { temperature: 1.0, ..plain.clone() }),
         ("greedy_logprobs_5", SamplingParams { logprobs: Some(5), ..plain }),
-    ];
+    ]
+}
+
+fn sampler(c: &mut Criterion) {
     for vocab in [49_152, 128_256] {
         let mut group = c.benchmark_group(format!("sampler/{vocab}"));
         group.throughput(Throughput::Elements(vocab as u64)).warm_up_time(Duration::from_millis(300));
         group.measurement_time(Duration::from_secs(1)).sample_size(20);
         let logits = logits(vocab);
         let history: Vec<TokenId> = (0..500).map(|i| (i * 91) % vocab as TokenId).collect();
-        for (name, params) in &cases {
-            let params = Arc::new(params.clone());
+        for (name, params) in cases() {
+            let params = Arc::new(params);
             let mut sampler = Sampler::new(vocab);
             let mut scratch = Scratch::default();
             let mut row = SampleRow {
@@ -48,7 +62,7 @@ fn sampler(c: &mut Criterion) {
                 mask: None,
             };
             sampler.prepare(&SampleInput { rows: vec![row.clone()] });
-            group.bench_function(*name, |b| {
+            group.bench_function(name, |b| {
                 b.iter_batched_ref(
                     || logits.clone(),
                     |logits| {
@@ -64,4 +78,68 @@ fn sampler(c: &mut Criterion) {
 }
 
 criterion_group!(benches, sampler);
-criterion_main!(benches);
+
+const ROWS: usize = 64;
+const DEPTH: usize = 128;
+const STEPS: usize = 20;
+
+/// Steps of [`ROWS`] sequences that hold [`DEPTH`] tokens of a book each.
+fn share() {
+    let source = std::env::var("LIMA_TEST_MODEL").unwrap_or_else(|_| DEFAULT_MODEL.into());
+    let source = source.parse().expect("LIMA_TEST_MODEL names a model");
+    let path = hub::resolve(&source, &|_| ()).expect("the model can be had");
+    let checkpoint = Checkpoint::open(&path).expect("the model loads");
+    let options = RunnerOptions {
+        threads: std::env::var("LIMA_THREADS").ok().map(|n| n.parse().expect("LIMA_THREADS is a number")),
+        format: None,
+        kv_cache: None,
+        max_model_len: Some(2 * DEPTH),
+        max_num_batched_tokens: 512,
+        max_num_seqs: ROWS,
+        kv_cache_memory: None,
+        level: Level::from_env().expect("LIMA_CPU_LEVEL names a level of this machine"),
+    };
+    let loaded = load(&checkpoint, &options, |_| ()).expect("the model fits");
+    let (mut executor, threads) = (loaded.executor, loaded.threads);
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/perplexity.json");
+    let text = std::fs::read_to_string(text).expect("the text is in the repository");
+    let text: serde_json::Value = serde_json::from_str(&text).expect("the text is JSON");
+    let tokens: Vec<u32> = serde_json::from_value(text["tokens"].clone()).expect("the text has tokens");
+    let histories: Vec<Vec<u32>> = tokens.chunks_exact(DEPTH).take(ROWS).map(<[u32]>::to_vec).collect();
+    let each = 2 * DEPTH / BLOCK_SIZE;
+    for (i, history) in histories.iter().enumerate() {
+        fill(&mut executor, i, &history[..DEPTH - 1], 0, each);
+    }
+    let last: Vec<Vec<u32>> = histories.iter().map(|h| h[DEPTH - 1..].to_vec()).collect();
+    step(&mut executor, &last, DEPTH - 1, each);
+
+    println!("\nDecode steps of {ROWS} sequences of {DEPTH} tokens, {threads} threads, medians of {STEPS}:\n");
+    println!(
+        "| sampling | forward, ms | sampler, ms | share of the step | a row of a thread, µs |\n|---|--:|--:|--:|--:|"
+    );
+    for (name, params) in cases() {
+        let mut times: Vec<[Duration; 2]> = (0..STEPS as u64)
+            .map(|seed| {
+                let params = Arc::new(SamplingParams { seed, ..params.clone() });
+                sampled_step(&mut executor, &last, DEPTH - 1, each, &params, &histories).1
+            })
+            .collect();
+        let [forward, sampler] = [0, 1].map(|part| {
+            times.sort_by_key(|t| t[part]);
+            times[STEPS / 2][part].as_secs_f64() * 1e3
+        });
+        let (share, row) = (100.0 * sampler / (forward + sampler), 1e3 * sampler * threads as f64 / ROWS as f64);
+        println!("| {name} | {forward:.2} | {sampler:.3} | {share:.2} % | {row:.1} |");
+    }
+}
+
+fn main() {
+    let filter: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if filter != ["share"] {
+        benches();
+        Criterion::default().configure_from_args().final_summary();
+    }
+    if filter.is_empty() || filter == ["share"] {
+        share();
+    }
+}

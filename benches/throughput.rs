@@ -28,7 +28,9 @@ fn main() {
     let (mut p, mut n, mut b, mut d, mut r, mut threads, mut models) = (512, 128, 1, 0, 5, None, Vec::new());
     let (mut as_json, mut kv_cache) = (false, None);
     while let Some(arg) = args.next() {
-        let number = |args: &mut dyn Iterator<Item = String>| args.next().and_then(|v| v.parse::<usize>().ok()).expect("a number after the flag");
+        let number = |args: &mut dyn Iterator<Item = String>| {
+            args.next().and_then(|v| v.parse::<usize>().ok()).expect("a number after the flag")
+        };
         match arg.as_str() {
             "-p" => p = number(&mut args),
             "-n" => n = number(&mut args),

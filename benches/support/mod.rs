@@ -1,6 +1,7 @@
 //! Steps of a real model without an engine: sequence `i` owns the blocks from `i * blocks_each` on.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lima::engine::{
     BLOCK_SIZE, BlockId, Executor, Row, RowOut, SampleInput, SampleRow, SamplingParams, SeqId, StepInput, TokenSource,
@@ -29,7 +30,19 @@ fn push(input: &mut StepInput, i: usize, tokens: &[u32], start: usize, blocks_ea
 
 /// A step over sequences `0..tokens.len()`, all at position `start`; returns the most likely next tokens.
 pub fn step(executor: &mut CpuExecutor, tokens: &[Vec<u32>], start: usize, blocks_each: usize) -> Vec<u32> {
-    let params = Arc::new(SamplingParams::default());
+    sampled_step(executor, tokens, start, blocks_each, &Arc::default(), &[]).0
+}
+
+/// The same with parameters, and each sequence's tokens so far (or none), half of them its prompt. Returns the
+/// next tokens, and how long forward pass and sampler took.
+pub fn sampled_step(
+    executor: &mut CpuExecutor,
+    tokens: &[Vec<u32>],
+    start: usize,
+    blocks_each: usize,
+    params: &Arc<SamplingParams>,
+    histories: &[Vec<u32>],
+) -> (Vec<u32>, [Duration; 2]) {
     let mut input = StepInput::default();
     for (i, new) in tokens.iter().enumerate() {
         push(&mut input, i, new, start, blocks_each, Want::Sample { last: 1 });
@@ -37,21 +50,24 @@ pub fn step(executor: &mut CpuExecutor, tokens: &[Vec<u32>], start: usize, block
     let rows = (0..tokens.len()).map(|row| SampleRow {
         row,
         seq: SeqId(row as u64),
-        params: &params,
-        history: &[],
-        num_prompt: 0,
+        params,
+        history: histories.get(row).map_or(&[], Vec::as_slice),
+        num_prompt: histories.get(row).map_or(0, |h| h.len() / 2),
         position: start + tokens[row].len(),
         mask: None,
     });
     let sample = SampleInput { rows: rows.collect() };
+    let began = Instant::now();
     executor.forward(&input).expect("a step succeeds");
+    let forward = began.elapsed();
     let ticket = executor.sample(&sample).expect("sampling succeeds");
+    let sampler = began.elapsed() - forward;
     let out = executor.collect(ticket).expect("the step is in flight");
     let token = |r: &RowOut| match r {
         RowOut::Tokens(t) => t[0].token,
         other => panic!("no token: {other:?}"),
     };
-    out.rows.iter().map(token).collect()
+    (out.rows.iter().map(token).collect(), [forward, sampler])
 }
 
 /// Prefills sequence `i` without sampling.

@@ -19,7 +19,7 @@ use super::executor::{
     Want,
 };
 use super::types::{AdapterSlot, BLOCK_SIZE, Pooling, SeqId, TokenId};
-use model::masked;
+use model::allowed;
 pub use model::{FAKE_HIDDEN, fake_hidden, next_token, oracle, oracle_pooled, oracle_scores, score_token};
 
 /// The output token at an index of a prompt; `None` leaves it to the hash.
@@ -251,7 +251,8 @@ impl FakeExecutor {
             script(&row.history[..row.num_prompt], row.position - row.num_prompt).map(|t| t % self.vocab_size)
         });
         let drawn = || next_token(context, row.params, self.adapters[row.row], self.vocab_size);
-        let token = masked(scripted.unwrap_or_else(drawn), row.mask, self.vocab_size);
+        let generated = row.position - row.num_prompt;
+        let token = allowed(scripted.unwrap_or_else(drawn), row.params, generated, row.mask, self.vocab_size);
         let (logprob, top) = match row.params.logprobs {
             None => (0.0, Vec::new()),
             Some(count) => {

@@ -89,11 +89,11 @@ impl Sequence {
         }
     }
 
-    /// Whether the token just appended ends the sequence. A stop token counts only after
-    /// `min_tokens` others.
+    /// Whether the token just appended ends the sequence. `min_tokens` is the sampler's business: a stop token
+    /// that it chose all the same ends the sequence.
     pub fn finish_reason(&self) -> Option<FinishReason> {
         let last = self.tokens.last()?;
-        if self.num_output() > self.params.min_tokens as usize && self.params.stop_token_ids.contains(last) {
+        if self.params.stop_token_ids.contains(last) {
             return Some(FinishReason::Stop);
         }
         (self.tokens.len() >= self.max_len).then_some(FinishReason::Length)

@@ -42,7 +42,7 @@ impl fmt::Debug for BlockId {
 
 /// How to choose the next token. Validated where it is built (`http`), trusted below.
 ///
-/// Order of application, on every backend: bias → penalties → mask → temperature → top-k → top-p →
+/// Order of application, on every backend: bias → penalties → mask and min_tokens → temperature → top-k → top-p →
 /// min-p → draw. Ties go to the lowest id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
@@ -68,7 +68,7 @@ pub struct SamplingParams {
     pub choice: u32,
     /// Stop after this many generated tokens; 0 generates nothing, for a prompt that is only scored.
     pub max_tokens: u32,
-    /// End-of-sequence and stop tokens are not honoured before this many tokens.
+    /// `stop_token_ids` cannot be sampled before this many tokens were generated, unless nothing else can.
     pub min_tokens: u32,
     /// Tokens that end the sequence: the model's end-of-sequence tokens, unless `ignore_eos`, and
     /// those asked for. The token itself is reported.

@@ -47,7 +47,9 @@ fn levels_threads_and_chunks_agree_bitwise() {
         let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
         let config = checkpoint.config();
         let tokens: Vec<u32> = (0..290u32).map(|i| (i * i * 3 + 5) % config.vocab_size as u32).collect();
-        for kv in [KvType::F32, KvType::BF16, KvType::Int8] {
+        // INT8 is the same code for all formats.
+        let int8 = [Format::F32, Format::Q4_1].contains(&format).then_some(KvType::Int8);
+        for kv in [KvType::F32, KvType::BF16].into_iter().chain(int8) {
             let mut expected: Option<Vec<Vec<u32>>> = None;
             for level in Level::available() {
                 // The native bf16 product flushes denormals: alike at its own level only.
@@ -137,6 +139,64 @@ fn quantised_kernels_stay_close_to_f32_on_the_same_weights() {
         println!("{format:?}: mean KL {kl:.2e}, perplexity {ours:.4} against {exact:.4} in F32");
         assert!(kl <= 0.01, "{format:?}: mean KL {kl}");
         assert!((ours / exact - 1.0).abs() <= 0.01, "{format:?}: perplexity {ours}, F32 {exact}");
+    }
+}
+
+/// Perplexity and mean KL divergence with each type of cache, against the F32 cache and the same weights.
+///
+/// With F32 weights, because quantised activations amplify any difference to about the same. `LIMA_TEST_WINDOWS` (up
+/// to 40) reads more of the text, and the weights as stored too: the table of docs/measurements.
+#[test]
+fn the_type_of_the_cache_hardly_changes_perplexity() {
+    let golden = goldens::perplexity();
+    let asked = std::env::var("LIMA_TEST_WINDOWS").ok().map(|n| n.parse::<usize>().unwrap());
+    let formats = if asked.is_some() { vec![Some(Format::F32), None] } else { vec![Some(Format::F32)] };
+    let checkpoint = Checkpoint::open(goldens::default_model()).unwrap();
+    for format in formats {
+        let mut models = [KvType::F32, KvType::BF16, KvType::Int8].map(|kv| {
+            let options = CpuOptions {
+                threads: 2,
+                level: Level::best(),
+                format,
+                kv,
+                max_tokens: 512,
+                max_outputs: 512,
+                max_positions: 512,
+            };
+            CpuModel::with(&checkpoint, options)
+        });
+        let (mut nll, mut kl, mut predicted) = ([0f64; 3], [0f64; 3], 0);
+        for window in golden.tokens.chunks(golden.window).take(asked.unwrap_or(2)) {
+            let [exact, rest @ ..] = &mut models;
+            let score = |rows: &[Vec<f32>]| -> f64 {
+                window[1..].iter().zip(rows).map(|(t, row)| -f64::from(row[*t as usize])).sum()
+            };
+            let exact: Vec<Vec<f32>> = exact.logits(window, 512).iter().map(|r| goldens::log_softmax(r)).collect();
+            nll[0] += score(&exact);
+            predicted += window.len() - 1;
+            for (i, model) in rest.iter_mut().enumerate() {
+                let rows: Vec<Vec<f32>> = model.logits(window, 512).iter().map(|r| goldens::log_softmax(r)).collect();
+                nll[i + 1] += score(&rows);
+                let divergence = |(p, q): (&Vec<f32>, &Vec<f32>)| -> f64 {
+                    p.iter().zip(q).map(|(p, q)| f64::from(p.exp()) * f64::from(p - q)).sum()
+                };
+                kl[i + 1] += exact.iter().zip(&rows).take(window.len() - 1).map(divergence).sum::<f64>();
+            }
+        }
+        let perplexity = nll.map(|nll| (nll / predicted as f64).exp());
+        for (i, kv) in ["f32", "bf16", "int8"].into_iter().enumerate() {
+            let change = perplexity[i] / perplexity[0] - 1.0;
+            let kl = kl[i] / predicted as f64;
+            println!(
+                "weights {format:?}, cache {kv}: {predicted} tokens, perplexity {:.4} ({:+.3} %), KL {kl:.2e}",
+                perplexity[i],
+                100.0 * change
+            );
+            if format.is_some() {
+                assert!(change.abs() <= 0.005, "{kv}: {perplexity:?}");
+                assert!(kl <= 2e-3, "{kv}: mean KL {kl}");
+            }
+        }
     }
 }
 

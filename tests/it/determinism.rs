@@ -64,15 +64,7 @@ fn second_turn(first: &Request, answer: &Output) -> Request {
 }
 
 fn base(format: Format, kv: Option<KvType>, level: Level) -> Setting {
-    Setting {
-        format,
-        kv,
-        level,
-        threads: 1,
-        max_num_batched_tokens: 512,
-        num_blocks: AMPLE,
-        prefix_caching: false,
-    }
+    Setting { format, kv, level, threads: 1, max_num_batched_tokens: 512, num_blocks: AMPLE, prefix_caching: false }
 }
 
 /// Runs one format at one level through every circumstance.

@@ -21,6 +21,8 @@ mod http;
 mod load;
 mod lora;
 mod sampler;
+mod sampler_goldens;
+mod sampler_statistics;
 mod scores;
 mod support;
 mod text;

@@ -57,6 +57,8 @@ impl Rng {
             seed: self.below(1 << 30) as u64,
             choice: self.below(3) as u32,
             logprobs: self.pick(&[None, None, Some(0), Some(1), Some(20)]),
+            min_tokens: self.pick(&[0, 0, 20, 60]),
+            stop_token_ids: (0..self.pick(&[0, 1, 5])).map(|_| self.below(vocab + 3) as TokenId).collect(),
             ..SamplingParams::default()
         }
     }

@@ -80,11 +80,19 @@ pub fn oracle_pooled(request: &Request) -> Option<Vec<f32>> {
     })
 }
 
-/// The first allowed token from `token` on.
-pub(super) fn masked(token: TokenId, mask: Option<&[u32]>, vocab_size: u32) -> TokenId {
-    let Some(mask) = mask else { return token };
-    let allowed = |t: &TokenId| mask.get(*t as usize / 32).is_some_and(|word| word >> (t % 32) & 1 == 1);
-    (token..vocab_size).chain(0..token).find(allowed).unwrap_or(token)
+/// The first token from `token` on that the mask allows, and that does not stop too early if there is another.
+pub(super) fn allowed(
+    token: TokenId,
+    params: &SamplingParams,
+    generated: usize,
+    mask: Option<&[u32]>,
+    vocab_size: u32,
+) -> TokenId {
+    let bit = |mask: &[u32], t: TokenId| mask.get(t as usize / 32).is_some_and(|word| word >> (t % 32) & 1 == 1);
+    let masked = |t: &TokenId| mask.is_none_or(|mask| bit(mask, *t));
+    let early = |t: &TokenId| generated < params.min_tokens as usize && params.stop_token_ids.contains(t);
+    let mut from = (token..vocab_size).chain(0..token).filter(masked);
+    from.clone().find(|t| !early(t)).or_else(|| from.next()).unwrap_or(token)
 }
 
 /// What a request must generate with the fake model, computed without an engine. `max_len` limits
@@ -98,9 +106,10 @@ pub fn oracle(request: &Request, max_len: usize, vocab_size: u32) -> (Vec<TokenI
     }
     loop {
         let token = next_token(&tokens, params, slot(request), vocab_size);
+        let token = allowed(token, params, tokens.len() - num_prompt, None, vocab_size);
         tokens.push(token);
         let output = tokens.len() - num_prompt;
-        if params.stop_token_ids.contains(&token) && output > params.min_tokens as usize {
+        if params.stop_token_ids.contains(&token) {
             return (tokens.split_off(num_prompt), FinishReason::Stop);
         }
         if output >= params.max_tokens as usize || tokens.len() >= max_len {

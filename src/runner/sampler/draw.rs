@@ -1,7 +1,6 @@
 //! From logits to one token: top-k, top-p, min-p and the draw, sorting no more than the draw needs.
 
-use std::f32::consts::LOG2_E;
-
+use super::exponent_scale;
 use super::kernels::{self, LN_ZERO, Level, exp2, ln, unkey};
 use super::philox::uniform;
 use crate::engine::{SamplingParams, TokenId};
@@ -11,8 +10,10 @@ use crate::engine::{SamplingParams, TokenId};
 pub(super) struct Buffers {
     /// Maximum of each block of the row as it is now.
     pub blocks: Vec<f32>,
+    /// Its sum of powers, relative to that maximum.
+    pub sums: Vec<f32>,
     pub keys: Vec<u64>,
-    select: Vec<f32>,
+    pub select: Vec<f32>,
     cumulative: Vec<f64>,
 }
 
@@ -28,6 +29,14 @@ impl Buffers {
         self.select.extend_from_slice(&self.blocks);
         let middle = self.select.len() / 2;
         *self.select.select_nth_unstable_by(middle, f32::total_cmp).1
+    }
+
+    /// A logit that about one in 24 reaches, judged by every sixteenth.
+    fn sampled(&mut self, logits: &[f32]) -> f32 {
+        self.select.clear();
+        self.select.extend(logits.iter().step_by(16));
+        let place = self.select.len() / 24;
+        *self.select.select_nth_unstable_by(place, |a, b| b.total_cmp(a)).1
     }
 }
 
@@ -75,7 +84,7 @@ struct Limits {
     uniform: f64,
 }
 
-/// Draws from a row with at least one logit above -inf, at `params.temperature > 0`.
+/// Draws from a row just passed over with at least one logit above -inf, at `params.temperature > 0`.
 pub(super) fn draw(
     level: Level,
     logits: &[f32],
@@ -84,7 +93,7 @@ pub(super) fn draw(
     buffers: &mut Buffers,
 ) -> TokenId {
     let max = buffers.max();
-    let scale = 1.0 / params.temperature * LOG2_E;
+    let scale = exponent_scale(params);
     let weight = |key: u64| exp2((unkey(key).0 - max) * scale);
     let uniform = uniform(params.seed, params.choice, position as u64);
     let top_p = f64::from(params.top_p);
@@ -99,7 +108,7 @@ pub(super) fn draw(
         return walk(keys, weight, &limits, &mut buffers.cumulative).unwrap_or_else(|last| last);
     }
 
-    let total = kernels::sum_exp(level, logits, max, scale);
+    let total = buffers.total(level, scale);
     // Tokens of weight below (1 - p) · total / V sum to less than (1 - p) · total, so the prefix of
     // mass p · total is among the others. Half of that leaves room for rounding.
     let prefix = if top_p < 1.0 {
@@ -118,11 +127,17 @@ pub(super) fn draw(
         round_down(f64::from(max) + exponent * f64::from(params.temperature))
     };
     let floor = at_weight(by_mass.max(by_min_p));
-    // Any threshold leaves a prefix of the order, so first try one that few tokens pass; next the
-    // floor, which fails only by rounding; last every token of positive weight.
+    // Any threshold leaves a prefix of the order, so first try one that few tokens pass, then one that some
+    // pass; next the floor, which fails only by rounding; last every token of positive weight.
     let last = if by_min_p >= by_mass { floor } else { at_weight(0.0) };
     let mut drawn = 0;
-    for threshold in [buffers.median_block().max(floor), floor, last] {
+    for attempt in 0..4 {
+        let threshold = match attempt {
+            0 => buffers.median_block().max(floor),
+            1 => buffers.sampled(logits).max(floor),
+            2 => floor,
+            _ => last,
+        };
         buffers.keys.clear();
         kernels::gather(level, logits, &buffers.blocks, threshold, &mut buffers.keys);
         match walk(&mut buffers.keys, weight, &limits, &mut buffers.cumulative) {

@@ -78,12 +78,16 @@ per_level! {
     fn scan(logits: &[f32], blocks: &mut Vec<f32>) -> bool = scan_body
 }
 per_level! {
-    /// The sum of `2^((l - max) · scale)`: within a block lane by lane in f32, then the lanes in
-    /// f64, at last the sixteen totals as a binary tree.
-    fn sum_exp(logits: &[f32], max: f32, scale: f32) -> f64 = sum_exp_body
+    /// As [`scan`]; and writes to `sums` each block's sum of `2^((l - m) · scale)`, `m` its maximum, in f32: lane by
+    /// lane, then the lanes as a binary tree.
+    fn scan_sum(logits: &[f32], scale: f32, blocks: &mut Vec<f32>, sums: &mut Vec<f32>) -> bool = scan_sum_body
 }
 per_level! {
-    /// Appends the keys of all logits at least `threshold`, in id order; `blocks` as from [`scan`].
+    /// The sum of `2^((l - max) · scale)` over the row, from what [`scan_sum`] wrote; `products` is scratch memory.
+    fn total(blocks: &[f32], sums: &[f32], max: f32, scale: f32, products: &mut Vec<f32>) -> f64 = total_body
+}
+per_level! {
+    /// Appends the keys of all logits at least `threshold` (above -inf), in id order; `blocks` as from [`scan`].
     fn gather(logits: &[f32], blocks: &[f32], threshold: f32, keys: &mut Vec<u64>) -> () = gather_body
 }
 
@@ -95,58 +99,114 @@ fn padded(chunk: &[f32]) -> [f32; LANES] {
     lanes
 }
 
-/// Calls `f` with each group of lanes of `block`, the last one padded.
+/// Combines lanes `i` and `i + 8`, `i + 4`, ... by `f`.
 #[inline(always)]
-fn each_group(block: &[f32], mut f: impl FnMut(&[f32; LANES])) {
+fn tree(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    // Else the compiler cuts the loop before into the pairs of lanes that are combined here.
+    let mut lanes = std::hint::black_box(lanes);
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// One step of [`block_max`]. (Functions, not closures: those may be compiled apart, without the level's features.)
+#[inline(always)]
+fn max_step(group: &[f32; LANES], max: &mut [f32; LANES], bad: &mut [u32; LANES]) {
+    for i in 0..LANES {
+        max[i] = if group[i] > max[i] { group[i] } else { max[i] };
+        bad[i] = if group[i] < f32::INFINITY { bad[i] } else { 1 };
+    }
+}
+
+/// The maximum of a block; marks lanes that saw NaN or +inf.
+#[inline(always)]
+fn block_max(block: &[f32], bad: &mut [u32; LANES]) -> f32 {
+    let mut max = [f32::NEG_INFINITY; LANES];
     let (groups, rest) = block.as_chunks::<LANES>();
     for group in groups {
-        f(group);
+        max_step(group, &mut max, bad);
     }
     if !rest.is_empty() {
-        f(&padded(rest));
+        max_step(&padded(rest), &mut max, bad);
+    }
+    tree(max, larger)
+}
+
+/// Adds the powers of a group to `sum`.
+#[inline(always)]
+fn sum_step(group: &[f32; LANES], max: f32, scale: f32, sum: &mut [f32; LANES]) {
+    for i in 0..LANES {
+        sum[i] += exp2((group[i] - max) * scale);
     }
 }
 
 #[inline(always)]
-#[allow(clippy::neg_cmp_op_on_partial_ord, reason = "true for NaN as for +inf")]
 fn scan_body(logits: &[f32], blocks: &mut Vec<f32>) -> bool {
     blocks.clear();
     let mut bad = [0_u32; LANES];
     for block in logits.chunks(BLOCK) {
-        let mut max = [f32::NEG_INFINITY; LANES];
-        each_group(block, |group| {
-            for i in 0..LANES {
-                max[i] = if group[i] > max[i] { group[i] } else { max[i] };
-                bad[i] |= u32::from(!(group[i] < f32::INFINITY));
-            }
-        });
-        blocks.push(max.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a }));
+        blocks.push(block_max(block, &mut bad));
     }
     bad.iter().all(|&b| b == 0)
 }
 
 #[inline(always)]
-fn sum_exp_body(logits: &[f32], max: f32, scale: f32) -> f64 {
-    let mut total = [0_f64; LANES];
+fn scan_sum_body(logits: &[f32], scale: f32, blocks: &mut Vec<f32>, sums: &mut Vec<f32>) -> bool {
+    blocks.clear();
+    sums.clear();
+    let mut bad = [0_u32; LANES];
     for block in logits.chunks(BLOCK) {
+        let max = block_max(block, &mut bad);
+        // Where all are -inf, the difference must not be NaN.
+        let least = larger(max, f32::MIN);
         let mut sum = [0_f32; LANES];
-        each_group(block, |group| {
-            for i in 0..LANES {
-                sum[i] += exp2((group[i] - max) * scale);
+        let (groups, rest) = block.as_chunks::<LANES>();
+        for group in groups {
+            sum_step(group, least, scale, &mut sum);
+        }
+        if !rest.is_empty() {
+            sum_step(&padded(rest), least, scale, &mut sum);
+        }
+        blocks.push(max);
+        sums.push(tree(sum, |a, b| a + b));
+    }
+    bad.iter().all(|&b| b == 0)
+}
+
+#[inline(always)]
+fn total_body(blocks: &[f32], sums: &[f32], max: f32, scale: f32, products: &mut Vec<f32>) -> f64 {
+    products.clear();
+    products.extend_from_slice(sums);
+    for (product, &block) in products.iter_mut().zip(blocks) {
+        *product *= exp2((larger(block, f32::MIN) - max) * scale);
+    }
+    products.iter().map(|&p| f64::from(p)).sum()
+}
+
+/// Appends the keys of a group from `id` on. Padding is below every threshold.
+#[inline(always)]
+fn gather_step(group: &[f32; LANES], threshold: f32, id: u32, keys: &mut Vec<u64>) {
+    let mut any = 0_u32;
+    for &l in group {
+        any |= u32::from(l >= threshold);
+    }
+    if any != 0 {
+        for (i, &l) in group.iter().enumerate() {
+            if l >= threshold {
+                keys.push(key(l, id + i as u32));
             }
-        });
-        for i in 0..LANES {
-            total[i] += f64::from(sum[i]);
         }
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            total[i] += total[i + width];
-        }
-        width /= 2;
-    }
-    total[0]
 }
 
 #[inline(always)]
@@ -157,20 +217,13 @@ fn gather_body(logits: &[f32], blocks: &[f32], threshold: f32, keys: &mut Vec<u6
             id += BLOCK as u32;
             continue;
         }
-        for group in block.chunks(LANES) {
-            let lanes = padded(group);
-            let mut any = 0_u32;
-            for l in lanes {
-                any |= u32::from(l >= threshold);
-            }
-            if any != 0 {
-                for (i, &l) in group.iter().enumerate() {
-                    if l >= threshold {
-                        keys.push(key(l, id + i as u32));
-                    }
-                }
-            }
+        let (groups, rest) = block.as_chunks::<LANES>();
+        for group in groups {
+            gather_step(group, threshold, id, keys);
             id += LANES as u32;
+        }
+        if !rest.is_empty() {
+            gather_step(&padded(rest), threshold, id, keys);
         }
     }
 }
@@ -280,10 +333,15 @@ mod tests {
             let logits: Vec<f32> = (0..len).map(|_| next() * 40.0 - 20.0).collect();
             let scale = 0.5 + next();
             let run = |level| {
-                let (mut blocks, mut keys) = (Vec::new(), Vec::new());
-                assert!(scan(level, &logits, &mut blocks));
+                let (mut blocks, mut keys, mut maxima) = (Vec::new(), Vec::new(), Vec::new());
+                let (mut sums, mut products) = (Vec::new(), Vec::new());
+                assert!(scan(level, &logits, &mut maxima));
+                assert!(scan_sum(level, &logits, scale, &mut blocks, &mut sums));
+                assert_eq!(blocks, maxima);
                 let max = blocks.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let sum = sum_exp(level, &logits, max, scale);
+                let sum = total(level, &blocks, &sums, max, scale, &mut products);
+                let exact: f64 = logits.iter().map(|l| (f64::from(l - max) * f64::from(scale)).exp2()).sum();
+                assert!((sum / exact - 1.0).abs() < 2e-6, "{sum} {exact}");
                 gather(level, &logits, &blocks, 15.0, &mut keys);
                 (blocks, sum.to_bits(), keys)
             };
@@ -299,6 +357,7 @@ mod tests {
                 logits[len - 1] = bad;
                 for level in Level::available() {
                     assert!(!scan(level, &logits, &mut Vec::new()));
+                    assert!(!scan_sum(level, &logits, scale, &mut Vec::new(), &mut Vec::new()));
                 }
             }
         }

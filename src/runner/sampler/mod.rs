@@ -12,17 +12,20 @@
 //! 3. **Penalties**, once for each distinct token of prompt and output: `l = l < 0 ? l · r : l / r`
 //!    (repetition, if `r != 1`); then, if the token was generated `c > 0` times,
 //!    `l -= frequency · c`, `l -= presence`.
-//! 4. **Mask**: a token whose bit is clear or missing gets -inf. If all logits are -inf by now, the
-//!    row fails.
+//! 4. **Mask**: a token whose bit is clear or missing gets -inf. Then, while fewer than `min_tokens`
+//!    tokens were generated (the position to sample is below `num_prompt + min_tokens`), so does each of
+//!    `stop_token_ids`, unless that leaves no logit above -inf. If all logits are -inf by now, the row fails.
 //! 5. **Temperature** `T`: below 1e-5 the result is the largest logit, ties to the lowest id.
 //!    Otherwise the weight of a token is `w = 2^((l - max) · (1 / T · log2 e))`, by a polynomial
 //!    of fixed coefficients (`kernels::exp2`): 1 for the largest logit, zero below about 2⁻¹²⁶.
 //! 6. **Order**: candidates are sorted by (logit descending, id ascending); running sums down that
 //!    order are f64.
 //! 7. **Top-k**: the first `k` of them; `k = 0` or `k >= V` keeps all.
-//! 8. **Total** `Z`: of the top-k, their running sum; of all, summed in id order in blocks of 256 (in
-//!    f32, token `i` in lane `i mod 16`), the lanes of the blocks added in f64, the sixteen lanes as a
-//!    binary tree (`i` with `i + 8`, `i + 4`, ...).
+//! 8. **Total** `Z`: of the top-k, their running sum. Of all: in blocks of 256 tokens in id order, each relative to
+//!    its largest logit `m` (at least the least f32), the f32 sums of `2^((l - m) · (1 / T · log2 e))` of token `i` in
+//!    lane `i mod 16`, then the sixteen lanes as a binary tree (`i` with `i + 8`, `i + 4`, ...); times
+//!    `2^((m - max) · (1 / T · log2 e))`, in f32; the blocks added in f64 in order. So one pass over the row finds
+//!    maxima and sums. In step 1, `Σ exp(l - max)` is this with `T = 1`.
 //! 9. **Top-p**, if below 1: the shortest prefix whose sum is at least `p · Z`; one token at least.
 //! 10. **Min-p**: the prefix ends before the first `w < min_p`, and before the first `w = 0`; one
 //!     token at least.
@@ -48,7 +51,7 @@ use smallvec::smallvec;
 
 use self::draw::{Buffers, argmax, best, draw};
 pub use self::kernels::Level;
-use self::kernels::{ln, scan, sum_exp, unkey};
+use self::kernels::{ln, scan, scan_sum, total, unkey};
 use self::penalties::PenaltyCounts;
 use crate::engine::{RowOut, SampleInput, SampleRow, Sampled, SamplingParams, SeqId, TokenId};
 
@@ -69,6 +72,8 @@ pub struct Scratch {
     buffers: Buffers,
     /// Raw logits of the tokens that bias and penalties changed, if log-probabilities are wanted.
     raw: Vec<(TokenId, f32)>,
+    /// Stop tokens that it is too early for, and their logits.
+    suppressed: Vec<(TokenId, f32)>,
     counts: PenaltyCounts,
 }
 
@@ -126,12 +131,12 @@ impl Sampler {
     fn try_sample(&self, logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut Scratch) -> Result<Sampled, Failure> {
         let logits = logits.get_mut(..self.vocab_size).ok_or(Failure::TooShort)?;
         let params: &SamplingParams = row.params;
-        let edits = !params.logit_bias.is_empty() || params.has_penalties() || row.mask.is_some();
+        let edits =
+            !params.logit_bias.is_empty() || params.has_penalties() || row.mask.is_some() || suppresses_stop(row);
 
-        // The mask hides logits, so check before it; else one scan after the edits sees all.
-        let scan_raw = !edits || row.mask.is_some() || params.logprobs.is_some();
-        if scan_raw && !scan(self.level, logits, &mut scratch.buffers.blocks) {
-            return Err(Failure::NotFinite);
+        // The mask hides logits, so check before it; else one pass after the edits sees all.
+        if row.mask.is_some() || params.logprobs.is_some() {
+            scratch.buffers.pass(self.level, logits, params.logprobs.map(|_| LOG2_E))?;
         }
         let raw = match params.logprobs {
             Some(n) => Some(self.raw_logprobs(logits, n, &mut scratch.buffers)?),
@@ -139,12 +144,22 @@ impl Sampler {
         };
         if edits {
             self.edit(logits, row, scratch)?;
-            if !scan(self.level, logits, &mut scratch.buffers.blocks) {
-                return Err(Failure::NotFinite);
-            }
+        }
+        let scale = total_scale(params, self.vocab_size);
+        if edits || raw.is_none() || scale.is_some_and(|scale| scale != LOG2_E) {
+            scratch.buffers.pass(self.level, logits, scale)?;
         }
 
-        let best = argmax(logits, &scratch.buffers.blocks).ok_or(Failure::NothingAllowed)?;
+        let mut best = argmax(logits, &scratch.buffers.blocks);
+        if edits && best.is_none() && !scratch.suppressed.is_empty() {
+            // Nothing but stop tokens is possible. Backwards: a token named twice was -inf the second time.
+            for &(token, logit) in scratch.suppressed.iter().rev() {
+                logits[token as usize] = logit;
+            }
+            scratch.buffers.pass(self.level, logits, scale)?;
+            best = argmax(logits, &scratch.buffers.blocks);
+        }
+        let best = best.ok_or(Failure::NothingAllowed)?;
         let token = if params.temperature >= GREEDY_BELOW {
             draw(self.level, logits, params, row.position, &mut scratch.buffers)
         } else {
@@ -160,14 +175,14 @@ impl Sampler {
         })
     }
 
-    /// The normaliser and the `n` best tokens of a row just scanned.
+    /// The normaliser and the `n` best tokens of a row just passed over with a scale of log2 e.
     fn raw_logprobs(
         &self,
         logits: &[f32],
         n: u32,
         buffers: &mut Buffers,
     ) -> Result<(Norm, Vec<(TokenId, f32)>), Failure> {
-        let norm = Norm::new(self.level, logits, buffers.max()).ok_or(Failure::NothingAllowed)?;
+        let norm = Norm::new(self.level, buffers).ok_or(Failure::NothingAllowed)?;
         let mut top = Vec::new();
         if n > 0 {
             best(self.level, logits, n as usize, buffers);
@@ -179,7 +194,7 @@ impl Sampler {
         Ok((norm, top))
     }
 
-    /// Bias, penalties, mask.
+    /// Bias, penalties, mask, stop tokens.
     fn edit(&self, logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut Scratch) -> Result<(), Failure> {
         let params: &SamplingParams = row.params;
         scratch.raw.clear();
@@ -204,8 +219,50 @@ impl Sampler {
         if let Some(mask) = row.mask {
             apply_mask(editor.logits, mask);
         }
+        scratch.suppressed.clear();
+        if suppresses_stop(row) {
+            editor.raw = None;
+            for &token in &params.stop_token_ids {
+                if let Some(&logit) = editor.logits.get(token as usize) {
+                    scratch.suppressed.push((token, logit));
+                }
+                editor.edit(token, |_| f32::NEG_INFINITY)?;
+            }
+        }
         Ok(())
     }
+}
+
+/// The factor of exponents of 2 where the row's total is wanted: not if greedy, nor among the top-k.
+fn total_scale(params: &SamplingParams, vocab_size: usize) -> Option<f32> {
+    let all = params.top_k == 0 || params.top_k as usize >= vocab_size;
+    (params.temperature >= GREEDY_BELOW && all).then(|| exponent_scale(params))
+}
+
+fn exponent_scale(params: &SamplingParams) -> f32 {
+    1.0 / params.temperature * LOG2_E
+}
+
+impl Buffers {
+    /// Finds the maximum of each block, and with a scale also its sum of powers.
+    fn pass(&mut self, level: Level, logits: &[f32], scale: Option<f32>) -> Result<(), Failure> {
+        let finite = match scale {
+            None => scan(level, logits, &mut self.blocks),
+            Some(scale) => scan_sum(level, logits, scale, &mut self.blocks, &mut self.sums),
+        };
+        if finite { Ok(()) } else { Err(Failure::NotFinite) }
+    }
+
+    /// The sum of all powers after a pass with this scale.
+    fn total(&mut self, level: Level, scale: f32) -> f64 {
+        let max = self.max();
+        total(level, &self.blocks, &self.sums, max, scale, &mut self.select)
+    }
+}
+
+/// Whether it is too early for stop tokens.
+fn suppresses_stop(row: &SampleRow<'_>) -> bool {
+    !row.params.stop_token_ids.is_empty() && row.position < row.num_prompt + row.params.min_tokens as usize
 }
 
 impl Failure {
@@ -262,8 +319,9 @@ struct Norm {
 
 impl Norm {
     /// `None` if all logits are -inf.
-    fn new(level: Level, logits: &[f32], max: f32) -> Option<Self> {
-        (max > f32::NEG_INFINITY).then(|| Self { max, ln_sum: ln(sum_exp(level, logits, max, LOG2_E)) })
+    fn new(level: Level, buffers: &mut Buffers) -> Option<Self> {
+        let max = buffers.max();
+        (max > f32::NEG_INFINITY).then(|| Self { max, ln_sum: ln(buffers.total(level, LOG2_E)) })
     }
 
     fn logprob(self, logit: f32) -> f32 {

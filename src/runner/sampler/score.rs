@@ -1,6 +1,7 @@
 //! How likely a token that is given was.
 
-use super::kernels::scan;
+use std::f32::consts::LOG2_E;
+
 use super::{Sampler, Scratch};
 use crate::engine::{Scored, TokenId};
 
@@ -12,9 +13,7 @@ impl Sampler {
     pub fn score(&self, logits: &[f32], token: TokenId, top: u32, scratch: &mut Scratch) -> Option<Scored> {
         let logits = logits.get(..self.vocab_size)?;
         let logit = *logits.get(token as usize)?;
-        if !scan(self.level, logits, &mut scratch.buffers.blocks) {
-            return None;
-        }
+        scratch.buffers.pass(self.level, logits, Some(LOG2_E)).ok()?;
         let (norm, top) = self.raw_logprobs(logits, top, &mut scratch.buffers).ok()?;
         let above = count(logits, |l| l > logit) + count(&logits[..token as usize], |l| l == logit);
         Some(Scored { token, logprob: norm.logprob(logit), rank: above + 1, top })
