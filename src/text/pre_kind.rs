@@ -7,59 +7,106 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 
-/// A kind of pre-tokenizer. Names are grouped as llama.cpp groups them.
+use super::expression::Expression;
+
+/// A kind of pre-tokenizer. Names are grouped as llama.cpp groups them; the expressions are those of the
+/// models' own files, which llama.cpp approximates in places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PreKind {
-    /// GPT-2's expression.
-    Gpt2,
+    /// One of the expressions that take a whole text.
+    Whole(Expression, Whole),
     /// GPT-2's expression after each digit is split off.
     SmolLm,
-    /// Llama 3's expression: up to three digits at a time.
-    Llama3,
-    /// Qwen 2's expression: one digit at a time.
-    Qwen2,
+    DeepSeekLlm,
+    DeepSeekCoder,
+    Falcon,
     /// llama.cpp's fallback: punctuation, then GPT-2's expression, then digits in threes.
     Default,
 }
 
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
-const DEFAULT: [&str; 4] = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"];
+/// What a name says beyond its expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    Plain,
+    /// Text is composed first (NFC).
+    Composed,
+    /// What is a token as it stands is not merged, and sequences begin with the beginning-of-sequence token.
+    IgnoresMergesAddsBos,
+}
+
+const DEEPSEEK_LLM: [&str; 6] = [
+    r"[\r\n]",
+    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+    r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+    r"\s+$",
+    r"[一-龥ࠀ-一가-퟿]+",
+    r"\p{N}+",
+];
+const DEEPSEEK_CODER: [&str; 5] =
+    [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}"];
+const FALCON: [&str; 3] = [r"[\p{P}\$\+<=>\^~\|`]+", "", r"[0-9][0-9][0-9]"];
+const DEFAULT: [&str; 4] = [r"[\p{P}\$\+<=>\^~\|]+", "", r"\p{N}+", r"[0-9][0-9][0-9]"];
 
 impl PreKind {
     /// The kind a GGUF file names; a file that names none gets the default, as in llama.cpp.
     pub(super) fn parse(name: Option<&str>) -> Result<Self, String> {
-        match name {
-            None | Some("default") => Ok(Self::Default),
-            Some("gpt-2" | "phi-2" | "olmo" | "mpt" | "gigachat" | "mellum" | "modern-bert") => Ok(Self::Gpt2),
-            Some("smollm" | "starcoder" | "refact" | "command-r" | "codeshell") => Ok(Self::SmolLm),
-            Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral") => Ok(Self::Llama3),
-            Some("qwen2" | "deepseek-r1-qwen") => Ok(Self::Qwen2),
-            Some(other) => Err(format!("pre-tokenizer {other:?} of the GGUF file is not supported")),
-        }
+        use Expression::{Gpt2, Gpt4o, Llama3, Qwen2, SeedCoder, Tekken};
+        use Whole::{Composed, IgnoresMergesAddsBos, Plain};
+        Ok(match name {
+            None | Some("default") => Self::Default,
+            Some(
+                "gpt-2" | "phi-2" | "olmo" | "mpt" | "jais" | "gigachat" | "mellum" | "modern-bert"
+                | "trillion",
+            ) => Self::Whole(Gpt2, Plain),
+            Some(
+                "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b",
+            ) => Self::SmolLm,
+            Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2") => {
+                Self::Whole(Llama3, IgnoresMergesAddsBos)
+            }
+            Some("smaug-bpe" | "dbrx") => Self::Whole(Llama3, Plain),
+            Some("qwen2") => Self::Whole(Qwen2, Composed),
+            Some("deepseek-r1-qwen" | "stablelm2" | "megrez" | "hunyuan") => Self::Whole(Qwen2, Plain),
+            Some("seed-coder") => Self::Whole(SeedCoder, Plain),
+            Some("tekken") => Self::Whole(Tekken, IgnoresMergesAddsBos),
+            Some("gpt-4o" | "llama4" | "kanana2") => Self::Whole(Gpt4o, Plain),
+            Some("deepseek-llm") => Self::DeepSeekLlm,
+            Some("deepseek-coder") => Self::DeepSeekCoder,
+            Some("falcon") => Self::Falcon,
+            Some(other) => return Err(format!("pre-tokenizer {other:?} of the GGUF file is not supported")),
+        })
     }
 
-    /// The steps, which end in the byte-level alphabet.
+    /// Whether what is a token as it stands is not merged; and whether sequences begin with the
+    /// beginning-of-sequence token where the file does not say.
+    pub(super) fn ignores_merges_and_adds_bos(self) -> bool {
+        matches!(self, Self::Whole(_, Whole::IgnoresMergesAddsBos))
+    }
+
+    pub(super) fn composes(self) -> bool {
+        matches!(self, Self::Whole(_, Whole::Composed))
+    }
+
+    /// The steps, which end in the byte-level alphabet. An empty expression is GPT-2's.
     pub(super) fn build(self) -> Result<PreTokenizerWrapper, String> {
         let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
         let expressions: &[&str] = match self {
-            Self::Gpt2 => &[],
+            Self::Whole(expression, _) => &[expression.regex()],
             Self::SmolLm => {
                 steps.push(Digits::new(true).into());
-                &[]
+                &[""]
             }
-            Self::Llama3 => &[LLAMA3],
-            Self::Qwen2 => &[QWEN2],
+            Self::DeepSeekLlm => &DEEPSEEK_LLM,
+            Self::DeepSeekCoder => &DEEPSEEK_CODER,
+            Self::Falcon => &FALCON,
             Self::Default => &DEFAULT,
         };
         for expression in expressions {
-            let split = Split::new(SplitPattern::Regex((*expression).into()), Isolated, false);
+            let regex = if expression.is_empty() { Expression::Gpt2.regex() } else { expression };
+            let split = Split::new(SplitPattern::Regex(regex.into()), Isolated, false);
             steps.push(split.map_err(|e| e.to_string())?.into());
         }
-        // ByteLevel's own expression is GPT-2's.
-        steps.push(ByteLevel::new(false, false, expressions.is_empty()).into());
+        steps.push(ByteLevel::new(false, false, false).into());
         Ok(Sequence::new(steps).into())
     }
 }
