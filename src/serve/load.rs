@@ -58,7 +58,8 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     let shape = checkpoint.config();
     let defaults = checkpoint.generation_defaults();
     let mut eos = shape.eos_token_ids.clone();
-    eos.extend(defaults.eos_token_ids.iter().chain(&renderer.tokenizer().eos_id()).copied());
+    let tokenizer = renderer.tokenizer();
+    eos.extend(defaults.eos_token_ids.iter().copied().chain(tokenizer.eos_id()).chain(tokenizer.eot_id()));
     eos.sort_unstable();
     eos.dedup();
     Ok(LoadedModel {

@@ -21,4 +21,5 @@ mod load;
 mod sampler;
 mod support;
 mod text;
+mod text_corpus;
 mod text_stop;
