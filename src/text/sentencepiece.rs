@@ -53,6 +53,8 @@ pub(super) enum SpacePrefix {
     Never,
     /// At the beginning.
     First,
+    /// At the beginning, and after each special token unless there is one.
+    FirstAndMissing,
     /// At the beginning and after each special token.
     Always,
 }
@@ -156,6 +158,7 @@ impl SentencePiece {
         let prefix = match self.rules.prefix {
             SpacePrefix::Never => false,
             SpacePrefix::First => first,
+            SpacePrefix::FirstAndMissing => first || !text.starts_with(' '),
             SpacePrefix::Always => true,
         };
         let text = self.normalize(text, prefix);

@@ -40,7 +40,7 @@ pub(super) fn build(bytes: &[u8], config: &TokenizerConfig) -> Result<Parts, Str
         prefix: match (config.add_prefix_space.unwrap_or(model.add_dummy_prefix), config.legacy) {
             (false, _) => SpacePrefix::Never,
             (true, false) => SpacePrefix::First,
-            (true, true) => SpacePrefix::Always,
+            (true, true) => SpacePrefix::FirstAndMissing,
         },
         remove_extra_whitespaces: model.remove_extra_whitespaces,
         byte_fallback: model.byte_fallback,
