@@ -72,7 +72,8 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     let adapters = adapters(config, shape, &mut loaded.executor);
     let defaults = checkpoint.generation_defaults();
     let mut eos = shape.eos_token_ids.clone();
-    eos.extend(defaults.eos_token_ids.iter().chain(&renderer.tokenizer().eos_id()).copied());
+    let tokenizer = renderer.tokenizer();
+    eos.extend(defaults.eos_token_ids.iter().copied().chain(tokenizer.eos_id()).chain(tokenizer.eot_id()));
     eos.sort_unstable();
     eos.dedup();
     Ok(LoadedModel {

@@ -78,8 +78,8 @@ impl PromptRenderer {
         Self { tokenizer, template }
     }
 
-    /// Reads a Hugging Face directory: `tokenizer.json`, `tokenizer_config.json`,
-    /// `chat_template.jinja`.
+    /// Reads a Hugging Face directory: `tokenizer.json` or `tokenizer.model`, and what is beside them; the template
+    /// from `chat_template.jinja`, `tokenizer_config.json`, `chat_template.json` or `chat_templates/`.
     pub fn from_dir(dir: &Path) -> Result<Self, PromptError> {
         let tokenizer = Tokenizer::from_dir(dir)?;
         Self::with_source(tokenizer, hf_files::chat_template(dir)?.as_deref())

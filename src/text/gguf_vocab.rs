@@ -2,18 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokenizers::decoders::DecoderWrapper;
-use tokenizers::decoders::byte_fallback::ByteFallback;
-use tokenizers::decoders::fuse::Fuse;
-use tokenizers::decoders::sequence::Sequence as DecoderSequence;
-use tokenizers::decoders::strip::Strip;
+use tokenizers::AddedToken;
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::{NFC, Prepend, Replace, Sequence as NormalizerSequence};
+use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
-use tokenizers::{AddedToken, NormalizerWrapper};
 
+use super::pieces;
 use super::pre_kind::PreKind;
+use super::sentencepiece::{Piece, PieceKind, Rules, SpacePrefix};
+use super::tokenizer::Parts;
+use crate::engine::TokenId;
 
 /// The `tokenizer.*` metadata of a GGUF file, as stored.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,71 +33,83 @@ pub struct GgufVocab {
     pub bos: Option<u32>,
     /// `tokenizer.ggml.eos_token_id`.
     pub eos: Option<u32>,
+    /// `tokenizer.ggml.eot_token_id`: the end of a turn, where it is not the end of a sequence.
+    pub eot: Option<u32>,
     /// `tokenizer.ggml.unknown_token_id`.
     pub unk: Option<u32>,
     /// `tokenizer.ggml.add_bos_token`.
     pub add_bos: Option<bool>,
+    /// `tokenizer.ggml.add_eos_token`.
+    pub add_eos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix` (`llama`; default true).
     pub add_space_prefix: Option<bool>,
+    /// `tokenizer.ggml.remove_extra_whitespaces` (`llama`; default false).
+    pub remove_extra_whitespaces: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
 }
 
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const BYTE: i32 = 6;
-
 /// Builds the tokenizer; the error is one sentence.
-pub(super) fn build(vocab: &GgufVocab) -> Result<tokenizers::Tokenizer, String> {
+pub(super) fn build(vocab: &GgufVocab) -> Result<Parts, String> {
     if vocab.tokens.is_empty() {
         return Err("the GGUF file has no tokens".into());
     }
     if !vocab.token_types.is_empty() && vocab.token_types.len() != vocab.tokens.len() {
         return Err(format!("the GGUF file has {} tokens but {} types", vocab.tokens.len(), vocab.token_types.len()));
     }
-    let (mut tokenizer, default_bos) = match vocab.model.as_str() {
-        "gpt2" => byte_level(vocab)?,
-        "llama" => (sentence_piece(vocab)?, true),
+    let kinds = kinds(vocab)?;
+    let inside = |id: Option<TokenId>| id.filter(|&id| (id as usize) < vocab.tokens.len());
+    let (mut parts, default_bos) = match vocab.model.as_str() {
+        "gpt2" => byte_level(vocab, &kinds)?,
+        "llama" => (sentence_piece(vocab, &kinds)?, true),
         other => return Err(format!("tokenizer model {other:?} of the GGUF file is not supported (gpt2, llama are)")),
     };
-    add_special_tokens(&mut tokenizer, vocab)?;
-    if vocab.add_bos.unwrap_or(default_bos)
-        && let Some(id) = vocab.bos
-    {
-        let bos = vocab.tokens.get(id as usize).ok_or_else(|| format!("bos token id {id} is not in the vocabulary"))?;
-        // The name inside the template is ours, since a token's spelling may not parse there.
-        let token = SpecialToken::new("BOS".into(), vec![id], vec![bos.clone()]).map_err(|e| e.to_string())?;
-        let template = TemplateProcessing::builder()
-            .try_single("BOS $A")?
-            .special_tokens(vec![token])
-            .build()
-            .map_err(|e| e.to_string())?;
-        tokenizer.with_post_processor(Some(template));
-    }
-    Ok(tokenizer)
+    parts.eot = inside(vocab.eot);
+    let wanted = |add: Option<bool>, default: bool, id: Option<TokenId>| id.filter(|_| add.unwrap_or(default));
+    parts.before = wanted(vocab.add_bos, default_bos, parts.bos);
+    parts.after = wanted(vocab.add_eos, false, parts.eos);
+    Ok(parts)
 }
 
-/// Ids by spelling; of equal spellings the first is used.
-fn ids(vocab: &GgufVocab) -> HashMap<&str, u32> {
+fn kinds(vocab: &GgufVocab) -> Result<Vec<PieceKind>, String> {
+    if vocab.token_types.is_empty() {
+        return Ok(vec![PieceKind::Normal; vocab.tokens.len()]);
+    }
+    let kind = |(id, &number): (usize, &i32)| {
+        PieceKind::from_number(number.into())
+            .ok_or_else(|| format!("token {id} of the GGUF file has type {number}, which is unknown"))
+    };
+    vocab.token_types.iter().enumerate().map(kind).collect()
+}
+
+/// Tokens found in text before merging: control and unknown tokens are special, user-defined ones are not.
+fn added<'a>(vocab: &'a GgufVocab, kinds: &'a [PieceKind]) -> impl Iterator<Item = AddedToken> + 'a {
+    let mut seen = HashSet::new();
+    vocab
+        .tokens
+        .iter()
+        .zip(kinds)
+        .filter(move |(token, kind)| {
+            (kind.is_special() || **kind == PieceKind::UserDefined) && !token.is_empty() && seen.insert(token.as_str())
+        })
+        .map(|(token, kind)| AddedToken::from(token.as_str(), kind.is_special()).normalized(false))
+}
+
+fn byte_level(vocab: &GgufVocab, kinds: &[PieceKind]) -> Result<(Parts, bool), String> {
+    let pre = PreKind::parse(vocab.pre.as_deref())?;
+    // Of equal spellings the first is used.
     let mut ids = HashMap::with_capacity(vocab.tokens.len());
     for (id, token) in vocab.tokens.iter().enumerate() {
-        ids.entry(token.as_str()).or_insert(id as u32);
+        ids.entry(token.as_str()).or_insert(id as TokenId);
     }
-    ids
-}
-
-fn owned(ids: HashMap<&str, u32>) -> impl Iterator<Item = (String, u32)> {
-    ids.into_iter().map(|(token, id)| (token.to_owned(), id))
-}
-
-fn byte_level(vocab: &GgufVocab) -> Result<(tokenizers::Tokenizer, bool), String> {
-    let pre = PreKind::parse(vocab.pre.as_deref())?;
-    let ids = ids(vocab);
     let mut merges = Vec::with_capacity(vocab.merges.len());
     for merge in &vocab.merges {
-        let (left, right) =
-            merge.split_once(' ').ok_or_else(|| format!("merge {merge:?} of the GGUF file is not two tokens"))?;
+        // The left token may begin with a space.
+        let first = merge.chars().next().map_or(0, char::len_utf8);
+        let at = merge[first..].find(' ').map(|at| at + first);
+        let (left, right) = at
+            .map(|at| (&merge[..at], &merge[at + 1..]))
+            .ok_or_else(|| format!("merge {merge:?} of the GGUF file is not two tokens"))?;
         let joined = format!("{left}{right}");
         if let Some(missing) = [left, right, &joined].into_iter().find(|t| !ids.contains_key(t)) {
             return Err(format!("merge {merge:?} of the GGUF file needs {missing:?}, which is not a token"));
@@ -107,89 +117,45 @@ fn byte_level(vocab: &GgufVocab) -> Result<(tokenizers::Tokenizer, bool), String
         merges.push((left.to_owned(), right.to_owned()));
     }
     let bpe = BPE::builder()
-        .vocab_and_merges(owned(ids).collect::<Vocab>(), merges)
-        .ignore_merges(pre == PreKind::Llama3)
+        .vocab_and_merges(ids.iter().map(|(token, id)| ((*token).to_owned(), *id)).collect::<Vocab>(), merges)
+        .ignore_merges(pre.ignores_merges_and_adds_bos())
         .build()
         .map_err(|e| e.to_string())?;
     let mut tokenizer = tokenizers::Tokenizer::new(bpe);
-    if pre == PreKind::Qwen2 {
+    if pre.composes() {
         tokenizer.with_normalizer(Some(NFC)).map_err(|e| e.to_string())?;
     }
     tokenizer.with_pre_tokenizer(Some(pre.build()?));
     tokenizer.with_decoder(Some(ByteLevel::default()));
-    Ok((tokenizer, pre == PreKind::Llama3))
+    tokenizer.add_tokens(added(vocab, kinds).collect::<Vec<_>>()).map_err(|e| e.to_string())?;
+    let inside = |id: Option<TokenId>| id.filter(|&id| (id as usize) < vocab.tokens.len());
+    let parts = Parts { bos: inside(vocab.bos), eos: inside(vocab.eos), ..Parts::new(tokenizer) };
+    Ok((parts, pre.ignores_merges_and_adds_bos()))
 }
 
-/// SentencePiece BPE as Hugging Face converts it: the merges are the ways to make each token of two
-/// others, tokens with the best score first.
-fn sentence_piece(vocab: &GgufVocab) -> Result<tokenizers::Tokenizer, String> {
+/// As llama.cpp reads it: user-defined tokens are cut out first, and the text after each begins with a space.
+fn sentence_piece(vocab: &GgufVocab, kinds: &[PieceKind]) -> Result<Parts, String> {
     let scores = vocab.scores.as_deref().unwrap_or_default();
     if scores.len() != vocab.tokens.len() {
         return Err(format!("the GGUF file has {} tokens but {} scores", vocab.tokens.len(), scores.len()));
     }
-    let ids = ids(vocab);
-    let mut merges = Vec::new();
-    for (&token, &id) in &ids {
-        // Text never makes one of these, as in SentencePiece.
-        if matches!(vocab.token_types.get(id as usize), Some(&(UNKNOWN | CONTROL | BYTE))) {
-            continue;
-        }
-        for (at, _) in token.char_indices().skip(1) {
-            let (left, right) = token.split_at(at);
-            if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
-                merges.push((scores[id as usize], left, right, l, r, id));
-            }
-        }
-    }
-    merges.sort_unstable_by(|a, b| {
-        let chars = |s: &str| s.chars().count();
-        let by_score = b.0.total_cmp(&a.0);
-        let by_length = || chars(b.1).cmp(&chars(a.1)).then(chars(b.2).cmp(&chars(a.2)));
-        by_score.then_with(by_length).then((a.5, a.3, a.4).cmp(&(b.5, b.3, b.4)))
-    });
-    let merges = merges.into_iter().map(|(_, l, r, ..)| (l.to_owned(), r.to_owned())).collect();
-
-    let unk = vocab.unk.unwrap_or(0);
-    let unk =
-        vocab.tokens.get(unk as usize).ok_or_else(|| format!("unknown token id {unk} is not in the vocabulary"))?;
-    let bpe = BPE::builder()
-        .vocab_and_merges(owned(ids).collect::<Vocab>(), merges)
-        .unk_token(unk.clone())
-        .fuse_unk(true)
-        .byte_fallback(true)
-        .build()
-        .map_err(|e| e.to_string())?;
-    let mut tokenizer = tokenizers::Tokenizer::new(bpe);
-
-    let prefix = vocab.add_space_prefix.unwrap_or(true);
-    let spaces = Replace::new(" ", "▁").map_err(|e| e.to_string())?;
-    let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
-    if prefix {
-        normalizers.push(Prepend::new("▁".into()).into());
-    }
-    normalizers.push(spaces.into());
-    tokenizer.with_normalizer(Some(NormalizerSequence::new(normalizers))).map_err(|e| e.to_string())?;
-
-    let spaces = Replace::new("▁", " ").map_err(|e| e.to_string())?;
-    let mut decoders: Vec<DecoderWrapper> = vec![spaces.into(), ByteFallback::new().into(), Fuse::new().into()];
-    if prefix {
-        decoders.push(Strip::new(' ', 1, 0).into());
-    }
-    tokenizer.with_decoder(Some(DecoderSequence::new(decoders)));
-    Ok(tokenizer)
-}
-
-/// Control and unknown tokens are special; user-defined ones are found in text before BPE.
-fn add_special_tokens(tokenizer: &mut tokenizers::Tokenizer, vocab: &GgufVocab) -> Result<(), String> {
-    let mut seen = HashSet::new();
-    let added: Vec<AddedToken> = vocab
-        .tokens
-        .iter()
-        .zip(&vocab.token_types)
-        .filter(|(token, kind)| {
-            matches!(**kind, UNKNOWN | CONTROL | USER_DEFINED) && !token.is_empty() && seen.insert(token.as_str())
-        })
-        .map(|(token, &kind)| AddedToken::from(token.as_str(), kind != USER_DEFINED).normalized(false))
-        .collect();
-    tokenizer.add_tokens(added).map(|_| ()).map_err(|e| e.to_string())
+    let all = vocab.tokens.iter().zip(scores).zip(kinds);
+    let pieces = all.map(|((spelling, &score), &kind)| Piece { spelling: spelling.clone(), score, kind }).collect();
+    let prefix = if vocab.add_space_prefix.unwrap_or(true) { SpacePrefix::Always } else { SpacePrefix::Never };
+    let rules = Rules {
+        prefix,
+        remove_extra_whitespaces: vocab.remove_extra_whitespaces.unwrap_or(false),
+        byte_fallback: kinds.contains(&PieceKind::Byte),
+        find_user_defined: false,
+        split_unused: false,
+    };
+    // Defaults are llama.cpp's.
+    let id = |id: Option<TokenId>, default: TokenId| {
+        let inside = |id: &TokenId| (*id as usize) < vocab.tokens.len();
+        id.filter(inside).or_else(|| Some(default).filter(inside))
+    };
+    let unknown = id(vocab.unk, 0);
+    let added = added(vocab, kinds).map(|token| (token, None)).collect();
+    let (tokenizer, model) = pieces::build(pieces, unknown, rules, added)?;
+    Ok(Parts { sentencepiece: Some(model), bos: id(vocab.bos, 1), eos: id(vocab.eos, 2), ..Parts::new(tokenizer) })
 }

@@ -7,9 +7,15 @@
 pub mod chat;
 pub mod chat_template;
 pub mod detokenizer;
+mod expression;
 mod gguf_vocab;
 mod hf_files;
+mod pieces;
 mod pre_kind;
+mod pre_tokenizer;
+mod sentencepiece;
+mod sentencepiece_dir;
+mod sentencepiece_model;
 pub mod stop;
 mod strftime;
 mod tojson;

@@ -7,8 +7,8 @@ use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 
 use crate::engine::TokenId;
 
-/// Largest id accepted, so that a wrong file cannot ask for gigabytes.
-const MAX_TOKENS: usize = 4 << 20;
+/// Ids without a token that are accepted for each that has one, and beyond: a wrong file cannot ask for gigabytes.
+const MAX_GAPS: (usize, usize) = (4, 4096);
 
 /// How a vocabulary writes bytes as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +41,8 @@ impl TokenTable {
         if len == 0 {
             return Err("the vocabulary is empty".into());
         }
-        if len > MAX_TOKENS {
-            return Err(format!("token id {} is beyond the supported {MAX_TOKENS}", len - 1));
+        if len > vocab.len() * (1 + MAX_GAPS.0) + MAX_GAPS.1 {
+            return Err(format!("token id {} is far beyond the number of tokens, {}", len - 1, vocab.len()));
         }
         let of_byte_char = byte_level_inverse();
         let mut entries: Vec<Option<Entry>> = Vec::new();
@@ -123,7 +123,7 @@ fn text_bytes(spelling: &str, alphabet: Alphabet, of_byte_char: &HashMap<char, u
 }
 
 /// The byte of a spelling `<0xNN>`.
-fn byte_token(spelling: &str) -> Option<u8> {
+pub(super) fn byte_token(spelling: &str) -> Option<u8> {
     let digits = spelling.strip_prefix("<0x")?.strip_suffix('>')?;
     if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
 }

@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aho_corasick::AhoCorasick;
-use tokenizers::{Model, OffsetType, PostProcessor, PreTokenizer, Token};
+use tokenizers::{Model, OffsetReferential, OffsetType, PostProcessor, Token};
 
 use super::gguf_vocab::GgufVocab;
+use super::hf_files::{self, TokenizerConfig};
+use super::pre_tokenizer::Steps;
+use super::sentencepiece::SentencePiece;
 use super::token_table::TokenTable;
-use super::{gguf_vocab, hf_files};
+use super::{gguf_vocab, sentencepiece_dir};
 use crate::engine::TokenId;
 
 /// A tokenizer that cannot be loaded, or text it cannot encode.
@@ -57,104 +60,149 @@ impl Rendered {
     }
 }
 
+/// What the ways to load a tokenizer have in common.
+pub(super) struct Parts {
+    /// Finds special tokens; does the rest too where there is no `sentencepiece`.
+    pub(super) library: tokenizers::Tokenizer,
+    pub(super) sentencepiece: Option<SentencePiece>,
+    pub(super) bos: Option<TokenId>,
+    pub(super) eos: Option<TokenId>,
+    pub(super) eot: Option<TokenId>,
+    /// What a sequence begins and ends with, unless the library's post-processor says so.
+    pub(super) before: Option<TokenId>,
+    pub(super) after: Option<TokenId>,
+}
+
+impl Parts {
+    pub(super) fn new(library: tokenizers::Tokenizer) -> Self {
+        Self { library, sentencepiece: None, bos: None, eos: None, eot: None, before: None, after: None }
+    }
+}
+
 /// A vocabulary with its rules: text to ids, ids to bytes. Immutable, shared by all threads.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    parts: Parts,
+    steps: Steps,
     table: TokenTable,
     specials: AhoCorasick,
-    bos: Option<TokenId>,
-    eos: Option<TokenId>,
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer")
             .field("vocab_size", &self.vocab_size())
-            .field("bos", &self.bos)
-            .field("eos", &self.eos)
+            .field("bos", &self.parts.bos)
+            .field("eos", &self.parts.eos)
             .finish_non_exhaustive()
     }
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a Hugging Face directory, and the names of its special tokens from
-    /// `tokenizer_config.json` or `special_tokens_map.json`.
+    /// Reads `tokenizer.json` of a Hugging Face directory, else `tokenizer.model` (SentencePiece). The names of its
+    /// special tokens are from `tokenizer_config.json` or `special_tokens_map.json`; with `tokenizer.model`, added
+    /// tokens from these and `added_tokens.json`.
     pub fn from_dir(dir: &Path) -> Result<Arc<Self>, TokenizerError> {
-        let inner = hf_files::tokenizer(dir)?;
-        let names = hf_files::special_names(dir)?;
-        let id = |name: Option<String>| name.and_then(|n| inner.token_to_id(&n));
-        let (bos, eos) = (id(names.bos), id(names.eos));
-        Self::new(inner, bos, eos)
-            .map(Arc::new)
-            .map_err(|reason| TokenizerError::File { path: hf_files::tokenizer_path(dir), reason })
+        let config = TokenizerConfig::read(dir)?;
+        let (path, bytes, is_json) = hf_files::tokenizer_file(dir)?;
+        let parts = if is_json { json_parts(&bytes, &config) } else { sentencepiece_dir::build(&bytes, &config) };
+        let tokenizer = parts.and_then(Self::new);
+        tokenizer.map_err(|reason| TokenizerError::File { path: path.display().to_string(), reason })
+    }
+
+    /// Reads the bytes of a `tokenizer.json`, which alone does not name its special tokens.
+    pub fn from_json(bytes: &[u8]) -> Result<Arc<Self>, TokenizerError> {
+        let parts = json_parts(bytes, &TokenizerConfig::default());
+        parts.and_then(Self::new).map_err(TokenizerError::Vocabulary)
+    }
+
+    /// Reads the bytes of a `tokenizer.model`: a SentencePiece BPE model.
+    pub fn from_sentencepiece(bytes: &[u8]) -> Result<Arc<Self>, TokenizerError> {
+        let parts = sentencepiece_dir::build(bytes, &TokenizerConfig::default());
+        parts.and_then(Self::new).map_err(TokenizerError::Vocabulary)
     }
 
     /// Builds the tokenizer a GGUF file describes in its metadata.
     pub fn from_gguf(vocab: &GgufVocab) -> Result<Arc<Self>, TokenizerError> {
-        let inner = gguf_vocab::build(vocab).map_err(TokenizerError::Vocabulary)?;
-        let inside = |id: Option<u32>| id.filter(|&id| (id as usize) < vocab.tokens.len());
-        Self::new(inner, inside(vocab.bos), inside(vocab.eos)).map(Arc::new).map_err(TokenizerError::Vocabulary)
+        gguf_vocab::build(vocab).and_then(Self::new).map_err(TokenizerError::Vocabulary)
     }
 
-    fn new(mut inner: tokenizers::Tokenizer, bos: Option<TokenId>, eos: Option<TokenId>) -> Result<Self, String> {
+    fn new(mut parts: Parts) -> Result<Arc<Self>, String> {
         // What a file says of truncation and padding is for training batches.
-        inner.with_truncation(None).map_err(|e| e.to_string())?;
-        inner.with_padding(None);
-        let table = TokenTable::new(&inner)?;
+        parts.library.with_truncation(None).map_err(|e| e.to_string())?;
+        parts.library.with_padding(None);
+        let table = TokenTable::new(&parts.library)?;
         let spellings: Vec<&str> = table.specials().collect();
         let specials = AhoCorasick::new(&spellings).map_err(|e| format!("too many special tokens: {e}"))?;
-        Ok(Self { inner, table, specials, bos, eos })
+        let steps = Steps::new(parts.library.get_pre_tokenizer());
+        Ok(Arc::new(Self { parts, steps, table, specials }))
     }
 
     /// Token ids of `text`, as Hugging Face's `encode`: a spelling of a special token is the token.
-    /// `add_special` adds what the post-processor adds (beginning of sequence, where the model wants
-    /// one).
+    /// `add_special` adds what the model wants a sequence to begin and end with.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(encode_error)?;
-        Ok(encoding.get_ids().to_vec())
+        self.encode_marked(text, None, add_special)
     }
 
     /// Token ids of `text` in which no special token is recognised.
     pub fn encode_plain(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, TokenizerError> {
         let marker = self.marker_for(std::iter::once(text))?;
-        let rendered = Rendered::new(self.mark(text, marker)?.into_owned(), Some(marker));
-        self.encode_marked(&rendered, add_special)
+        self.encode_marked(&self.mark(text, marker)?, Some(marker), add_special)
     }
 
     /// Token ids of a rendered template. Nothing is added: the template says where a sequence begins.
     pub fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<TokenId>, TokenizerError> {
-        self.encode_marked(rendered, false)
+        self.encode_marked(&rendered.text, rendered.marker, false)
     }
 
     /// The steps of Hugging Face's `encode`, with the markers taken out between finding the special
     /// tokens and everything that looks at the text.
-    fn encode_marked(&self, rendered: &Rendered, add_special: bool) -> Result<Vec<TokenId>, TokenizerError> {
-        let Some(marker) = rendered.marker.filter(|&m| rendered.text.contains(m)) else {
-            return self.encode(&rendered.text, add_special);
-        };
-        let vocabulary = self.inner.get_added_vocabulary();
-        let mut pieces = vocabulary.extract_and_normalize(self.inner.get_normalizer(), &rendered.text);
-        pieces
-            .normalize(|piece| {
+    fn encode_marked(
+        &self,
+        text: &str,
+        marker: Option<char>,
+        add_special: bool,
+    ) -> Result<Vec<TokenId>, TokenizerError> {
+        let marker = marker.filter(|&m| text.contains(m));
+        let library = &self.parts.library;
+        let mut pieces = library.get_added_vocabulary().extract_and_normalize(library.get_normalizer(), text);
+        if let Some(marker) = marker {
+            let filter = |piece: &mut tokenizers::NormalizedString| {
                 piece.filter(|c| c != marker);
                 Ok(())
-            })
-            .map_err(encode_error)?;
-        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut pieces).map_err(encode_error)?;
+            };
+            pieces.normalize(filter).map_err(encode_error)?;
         }
-        pieces.tokenize(|piece| self.plain_tokens(piece.get())).map_err(encode_error)?;
-        let mut encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(encode_error)?;
-        if let Some(post_processor) = self.inner.get_post_processor() {
-            encoding = post_processor.process(encoding, None, add_special).map_err(encode_error)?;
+        let mut ids = Vec::new();
+        ids.extend(self.parts.before.filter(|_| add_special));
+        if let Some(model) = &self.parts.sentencepiece {
+            let splits = pieces.get_splits(OffsetReferential::Normalized, OffsetType::None);
+            for (i, (piece, _, tokens)) in splits.into_iter().enumerate() {
+                match tokens {
+                    Some(tokens) => ids.extend(tokens.iter().map(|t| t.id)),
+                    None => model.encode(piece, i == 0, &mut ids),
+                }
+            }
+        } else {
+            self.steps.apply(&mut pieces).map_err(encode_error)?;
+            let tokens = |piece: &tokenizers::NormalizedString| match marker {
+                Some(_) => self.plain_tokens(piece.get()),
+                None => library.get_model().tokenize(piece.get()),
+            };
+            pieces.tokenize(tokens).map_err(encode_error)?;
+            let mut encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(encode_error)?;
+            if let Some(post_processor) = library.get_post_processor() {
+                encoding = post_processor.process(encoding, None, add_special).map_err(encode_error)?;
+            }
+            ids.extend(encoding.get_ids());
         }
-        Ok(encoding.get_ids().to_vec())
+        ids.extend(self.parts.after.filter(|_| add_special));
+        Ok(ids)
     }
 
     /// Tokens of a piece of text. Where merges lead to a special token (some converted vocabularies
     /// have such), the piece is cut inside its spelling.
     fn plain_tokens(&self, piece: &str) -> tokenizers::Result<Vec<Token>> {
-        let model = self.inner.get_model();
+        let model = self.parts.library.get_model();
         let mut tokens = Vec::new();
         let mut parts = vec![(0, piece)];
         while let Some((base, part)) = parts.pop() {
@@ -241,7 +289,7 @@ impl Tokenizer {
 
     /// The id of a token by its spelling in the vocabulary.
     pub fn token_id(&self, spelling: &str) -> Option<TokenId> {
-        self.inner.token_to_id(spelling)
+        self.parts.library.token_to_id(spelling)
     }
 
     /// Number of ids: one more than the largest.
@@ -256,12 +304,17 @@ impl Tokenizer {
 
     /// Beginning of sequence, if the model has one.
     pub fn bos_id(&self) -> Option<TokenId> {
-        self.bos
+        self.parts.bos
     }
 
     /// End of sequence, if the model has one.
     pub fn eos_id(&self) -> Option<TokenId> {
-        self.eos
+        self.parts.eos
+    }
+
+    /// End of turn, if the model has one that is named as such.
+    pub fn eot_id(&self) -> Option<TokenId> {
+        self.parts.eot
     }
 
     /// Whether the first text token of a sequence carries a space that is not part of the text
@@ -281,6 +334,14 @@ impl Tokenizer {
 
 const FIRST_NONCHARACTER: char = '\u{FDD0}';
 const NONCHARACTERS: std::ops::RangeInclusive<char> = FIRST_NONCHARACTER..='\u{FDEF}';
+
+/// A `tokenizer.json`, and the names of its special tokens.
+fn json_parts(bytes: &[u8], config: &TokenizerConfig) -> Result<Parts, String> {
+    let library = hf_files::parse_json(bytes)?;
+    let id = |name: &Option<String>| name.as_ref().and_then(|n| library.token_to_id(n));
+    let (bos, eos) = (id(&config.bos), id(&config.eos));
+    Ok(Parts { bos, eos, ..Parts::new(library) })
+}
 
 fn encode_error(e: tokenizers::Error) -> TokenizerError {
     TokenizerError::Encode(e.to_string())

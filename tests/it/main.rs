@@ -26,4 +26,5 @@ mod sampler_statistics;
 mod scores;
 mod support;
 mod text;
+mod text_corpus;
 mod text_stop;

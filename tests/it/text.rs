@@ -139,6 +139,22 @@ fn decoding_equals_hugging_faces() {
     });
 }
 
+/// A megabyte of one word, or of white space, which splitting by a backtracking expression would not survive.
+#[test]
+fn a_long_text_is_encoded_whole() {
+    for name in ["smollm", "llamabpe", "llama"] {
+        let golden = golden(&format!("tokenizer_{name}.json"));
+        let tokenizer = Tokenizer::from_gguf(&gguf_vocab(&golden["gguf"])).unwrap();
+        let n = 1 << 20;
+        for (unit, end) in [("a", ""), (" ", "x"), ("\n \t", "x"), ("the1é", "")] {
+            let text = unit.repeat(n / unit.len()) + end;
+            let ids = tokenizer.encode_plain(&text, false).unwrap();
+            assert!(ids.len() <= text.len() + 1);
+            assert!(tokenizer.decode(&ids, true) == text, "{name}: {unit:?}");
+        }
+    }
+}
+
 /// xorshift64*: enough to choose test cases.
 struct Rng(u64);
 
@@ -301,6 +317,26 @@ fn wrong_tokenizer_files_are_errors() {
     huge["model"]["vocab"]["huge"] = json!(4_000_000_000u32);
     assert!(error(&huge.to_string()).contains("4000000000"));
 
+    let mut prefix = whole.clone();
+    prefix["model"]["continuing_subword_prefix"] = json!("##");
+    assert!(error(&prefix.to_string()).contains("continuing_subword_prefix"));
+
+    std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    let missing = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(missing.contains("neither tokenizer.json nor tokenizer.model"), "{missing}");
+    let model = |bytes: &[u8]| Tokenizer::from_sentencepiece(bytes).unwrap_err().to_string();
+    assert!(model(b"").contains("no tokens"));
+    assert!(model(b"IQ== 0\nIg== 1\n").contains("tiktoken"));
+    assert!(model(&[0x0A, 0x7F, 1]).contains("longer than the file"));
+    // One piece "a", then a trainer with each other model type; then BPE with a character map.
+    let piece = [0x0A, 3, 0x0A, 1, b'a'];
+    for (kind, name) in [(1, "UNIGRAM"), (3, "WORD"), (4, "CHAR")] {
+        assert!(model(&[&piece[..], &[0x12, 2, 0x18, kind]].concat()).contains(name));
+    }
+    let charsmap = [&piece[..], &[0x12, 2, 0x18, 2, 0x1A, 7, 0x0A, 2, b'x', b'y', 0x12, 1, 9]].concat();
+    assert!(model(&charsmap).contains("\"xy\""));
+    assert!(model(&[&piece[..], &[0x12, 2, 0x18, 2]].concat()).contains("neither bytes nor an unknown token"));
+
     let fields = &golden("tokenizer_smollm.json")["gguf"];
     let change = |change: &dyn Fn(&mut GgufVocab)| {
         let mut vocab = gguf_vocab(fields);
@@ -309,6 +345,7 @@ fn wrong_tokenizer_files_are_errors() {
     };
     assert!(change(&|v| v.model = "t5".into()).contains("t5"));
     assert!(change(&|v| v.pre = Some("chatglm-bpe".into())).contains("chatglm-bpe"));
+    assert!(change(&|v| v.token_types[5] = 9).contains("type 9"));
     assert!(change(&|v| v.tokens.clear()).contains("no tokens"));
     assert!(change(&|v| v.token_types.truncate(3)).contains("types"));
     assert!(change(&|v| v.merges.push("nosuchmerge".into())).contains("nosuchmerge"));
@@ -335,6 +372,21 @@ fn a_model_directory_gives_names_and_template() {
     assert_eq!((renderer.tokenizer().bos_id(), renderer.tokenizer().eos_id()), (Some(1), Some(2)));
     let hi = [ChatMessage::text("user", "hi")];
     assert_eq!(renderer.render(&hi, false, &Map::new()).unwrap().text(), "<|im_start|>hi<|im_end|>");
+
+    std::fs::remove_file(dir.path().join("tokenizer_config.json")).unwrap();
+    let templates = dir.path().join("chat_templates");
+    std::fs::create_dir(&templates).unwrap();
+    std::fs::write(templates.join("rag.jinja"), "rag").unwrap();
+    let text = |dir: &std::path::Path| {
+        let renderer = PromptRenderer::from_dir(dir).unwrap();
+        renderer.render(&hi, false, &Map::new()).unwrap().text().into_owned()
+    };
+    assert_eq!(text(dir.path()), "rag");
+    std::fs::write(templates.join("tool_use.jinja"), "tools").unwrap();
+    let error = PromptRenderer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("chat_templates") && error.contains("default"), "{error}");
+    std::fs::write(templates.join("default.jinja"), "default").unwrap();
+    assert_eq!(text(dir.path()), "default");
 
     std::fs::write(dir.path().join("chat_template.jinja"), "{{ messages[0].role }}").unwrap();
     let renderer = PromptRenderer::from_dir(dir.path()).unwrap();

@@ -22,9 +22,12 @@ impl GgufVocab {
             merges: list(gguf, "merges", text)?,
             bos: token("bos"),
             eos: token("eos"),
+            eot: token("eot"),
             unk: token("unknown"),
             add_bos: flag("add_bos_token"),
+            add_eos: flag("add_eos_token"),
             add_space_prefix: flag("add_space_prefix"),
+            remove_extra_whitespaces: flag("remove_extra_whitespaces"),
             chat_template: gguf.str("tokenizer.chat_template").map(str::to_owned),
         };
         for (name, len) in

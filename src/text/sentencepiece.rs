@@ -1,0 +1,393 @@
+//! SentencePiece BPE: text to pieces by scores.
+
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
+
+use aho_corasick::{AhoCorasick, MatchKind};
+
+use crate::engine::TokenId;
+
+/// How SentencePiece writes a space.
+const SPACE: char = '▁';
+
+/// What a piece is for; the numbers are those of GGUF and of SentencePiece's protobuf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PieceKind {
+    /// Made of text by merging.
+    Normal,
+    /// Stands for what the vocabulary cannot write.
+    Unknown,
+    /// Stands for no text, and text never becomes it.
+    Control,
+    /// Found in text before merging.
+    UserDefined,
+    /// In the vocabulary, but not to be used.
+    Unused,
+    /// One byte, `<0xNN>`.
+    Byte,
+}
+
+impl PieceKind {
+    pub(super) fn from_number(number: i64) -> Option<Self> {
+        Some(match number {
+            1 => Self::Normal,
+            2 => Self::Unknown,
+            3 => Self::Control,
+            4 => Self::UserDefined,
+            5 => Self::Unused,
+            6 => Self::Byte,
+            _ => return None,
+        })
+    }
+
+    /// Whether it is a token that stands for no text.
+    pub(super) fn is_special(self) -> bool {
+        matches!(self, Self::Unknown | Self::Control)
+    }
+}
+
+/// Where a space that is not part of the text is put before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SpacePrefix {
+    /// Nowhere.
+    Never,
+    /// At the beginning.
+    First,
+    /// At the beginning, and after each special token unless there is one.
+    FirstAndMissing,
+    /// At the beginning and after each special token.
+    Always,
+}
+
+/// One entry of a vocabulary.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Piece {
+    pub(super) spelling: String,
+    pub(super) score: f32,
+    pub(super) kind: PieceKind,
+}
+
+/// What differs between those who encode with a SentencePiece vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub(super) prefix: SpacePrefix,
+    /// Leading, trailing and repeated spaces are dropped.
+    pub(super) remove_extra_whitespaces: bool,
+    /// Bytes stand for what has no piece.
+    pub(super) byte_fallback: bool,
+    /// User-defined pieces are found here. Else the caller has found them and text is what is between.
+    pub(super) find_user_defined: bool,
+    /// An unused piece that merging made is taken apart again (SentencePiece), or used (llama.cpp).
+    pub(super) split_unused: bool,
+}
+
+/// A vocabulary with its rules. Merging keeps pairs in a heap, so that a text of `n` characters costs
+/// O(n log n) steps whatever it is.
+#[derive(Debug)]
+pub(super) struct SentencePiece {
+    /// What merging may make: normal, unused and user-defined pieces.
+    mergeable: HashMap<String, TokenId>,
+    scores: Vec<f32>,
+    unused: Vec<bool>,
+    longest: usize,
+    user_defined: Option<(AhoCorasick, Vec<TokenId>)>,
+    bytes: Option<Box<[TokenId; 256]>>,
+    unknown: Option<TokenId>,
+    rules: Rules,
+}
+
+impl SentencePiece {
+    /// Checks the pieces; the error is one sentence.
+    pub(super) fn new(pieces: &[Piece], unknown: Option<TokenId>, rules: Rules) -> Result<Self, String> {
+        let mut model = Self {
+            mergeable: HashMap::with_capacity(pieces.len()),
+            scores: Vec::with_capacity(pieces.len()),
+            unused: Vec::with_capacity(pieces.len()),
+            longest: 0,
+            user_defined: None,
+            bytes: None,
+            unknown,
+            rules,
+        };
+        let mut bytes: [Option<TokenId>; 256] = [None; 256];
+        let (mut patterns, mut pattern_ids) = (Vec::new(), Vec::new());
+        for (id, piece) in pieces.iter().enumerate() {
+            if piece.score.is_nan() {
+                return Err(format!("token {id} ({:?}) has a score that is not a number", piece.spelling));
+            }
+            model.scores.push(piece.score + 0.0); // -0 equals 0
+            model.unused.push(piece.kind == PieceKind::Unused);
+            match piece.kind {
+                PieceKind::Unknown | PieceKind::Control => {}
+                PieceKind::Byte => {
+                    let byte = super::token_table::byte_token(&piece.spelling)
+                        .ok_or_else(|| format!("token {id} ({:?}) is a byte, but not spelled <0xNN>", piece.spelling))?;
+                    bytes[byte as usize].get_or_insert(id as TokenId);
+                }
+                PieceKind::Normal | PieceKind::Unused | PieceKind::UserDefined => {
+                    if !piece.spelling.is_empty() {
+                        model.mergeable.entry(piece.spelling.clone()).or_insert(id as TokenId);
+                        model.longest = model.longest.max(piece.spelling.len());
+                    }
+                    if rules.find_user_defined && piece.kind == PieceKind::UserDefined && !piece.spelling.is_empty() {
+                        patterns.push(piece.spelling.as_str());
+                        pattern_ids.push(id as TokenId);
+                    }
+                }
+            }
+        }
+        if rules.byte_fallback {
+            let mut all = [0; 256];
+            for (byte, id) in bytes.iter().enumerate() {
+                all[byte] = id.ok_or_else(|| format!("the vocabulary has no token <0x{byte:02X}>"))?;
+            }
+            model.bytes = Some(Box::new(all));
+        } else if unknown.is_none() {
+            return Err("the vocabulary has neither bytes nor an unknown token".into());
+        }
+        if !patterns.is_empty() {
+            let matcher = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&patterns);
+            model.user_defined =
+                Some((matcher.map_err(|e| format!("too many user-defined tokens: {e}"))?, pattern_ids));
+        }
+        Ok(model)
+    }
+
+    /// Adds the ids of `text`, which has no special token in it. `first`: nothing came before.
+    pub(super) fn encode(&self, text: &str, first: bool, ids: &mut Vec<TokenId>) {
+        let prefix = match self.rules.prefix {
+            SpacePrefix::Never => false,
+            SpacePrefix::First => first,
+            SpacePrefix::FirstAndMissing => first || !text.starts_with(' '),
+            SpacePrefix::Always => true,
+        };
+        let text = self.normalize(text, prefix);
+        let merged = self.merge(&text);
+        let mut unknown_before = false;
+        for piece in &merged.pieces {
+            self.emit(piece, &merged.made_of, ids, &mut unknown_before);
+        }
+    }
+
+    /// The text as pieces spell it.
+    fn normalize(&self, text: &str, prefix: bool) -> String {
+        let squeeze = self.rules.remove_extra_whitespaces;
+        let text = if squeeze { text.trim_start_matches(' ') } else { text };
+        let mut out = String::with_capacity(text.len() + text.len() / 4 + SPACE.len_utf8());
+        if text.is_empty() {
+            return out;
+        }
+        if prefix {
+            out.push(SPACE);
+        }
+        let mut after_space = false;
+        for c in text.chars() {
+            if c != ' ' {
+                out.push(c);
+            } else if !(squeeze && after_space) {
+                out.push(SPACE);
+            }
+            after_space = c == ' ';
+        }
+        if squeeze {
+            out.truncate(out.trim_end_matches(SPACE).len());
+        }
+        out
+    }
+
+    /// Joins the neighbours whose joint piece has the best score, the leftmost of equals, until none can be.
+    fn merge<'a>(&self, text: &'a str) -> Merged<'a> {
+        let mut symbols = self.symbols(text);
+        let mut heap = BinaryHeap::new();
+        let mut made_of = HashMap::new();
+        let mut steps = 0;
+        for right in 1..symbols.len() {
+            self.push_pair(text, &symbols, right - 1, right, &mut heap, &mut made_of);
+        }
+        while let Some(pair) = heap.pop() {
+            steps += 1;
+            let (left, right) = (symbols[pair.left], symbols[pair.right]);
+            // Stale: one of the two has been merged with another since.
+            if left.len == 0 || right.len == 0 || left.len + right.len != pair.len {
+                continue;
+            }
+            symbols[pair.left].len = pair.len;
+            symbols[pair.left].next = right.next;
+            symbols[pair.right].len = 0;
+            if let Some(prev) = left.prev {
+                self.push_pair(text, &symbols, prev, pair.left, &mut heap, &mut made_of);
+            }
+            if let Some(next) = right.next {
+                symbols[next].prev = Some(pair.left);
+                self.push_pair(text, &symbols, pair.left, next, &mut heap, &mut made_of);
+            }
+        }
+        let pieces = symbols.iter().filter(|s| s.len > 0).map(|s| &text[s.start..s.start + s.len]).collect();
+        Merged { pieces, made_of, steps }
+    }
+
+    /// Characters, and user-defined pieces, which merge with nothing.
+    fn symbols(&self, text: &str) -> Vec<Symbol> {
+        let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
+        let mut push = |start: usize, len: usize, frozen: bool| {
+            let at = symbols.len();
+            if let Some(last) = symbols.last_mut() {
+                last.next = Some(at);
+            }
+            symbols.push(Symbol { start, len, prev: at.checked_sub(1), next: None, frozen });
+        };
+        let mut done = 0;
+        if let Some((matcher, _)) = &self.user_defined {
+            for found in matcher.find_iter(text) {
+                text[done..found.start()]
+                    .char_indices()
+                    .for_each(|(at, c)| push(done + at, c.len_utf8(), false));
+                push(found.start(), found.len(), true);
+                done = found.end();
+            }
+        }
+        text[done..].char_indices().for_each(|(at, c)| push(done + at, c.len_utf8(), false));
+        symbols
+    }
+
+    fn push_pair<'a>(
+        &self,
+        text: &'a str,
+        symbols: &[Symbol],
+        left: usize,
+        right: usize,
+        heap: &mut BinaryHeap<Pair>,
+        made_of: &mut HashMap<&'a str, usize>,
+    ) {
+        let (l, r) = (symbols[left], symbols[right]);
+        let len = l.len + r.len;
+        if l.frozen || r.frozen || len > self.longest {
+            return;
+        }
+        let joined = &text[l.start..l.start + len];
+        let Some(&id) = self.mergeable.get(joined) else { return };
+        if self.rules.split_unused && self.unused[id as usize] {
+            made_of.insert(joined, l.len);
+        }
+        heap.push(Pair { score: self.scores[id as usize], left, right, len });
+    }
+
+    fn emit(&self, piece: &str, made_of: &HashMap<&str, usize>, ids: &mut Vec<TokenId>, unknown_before: &mut bool) {
+        let mut rest = vec![piece];
+        while let Some(piece) = rest.pop() {
+            if let Some(&left) = made_of.get(piece) {
+                let (left, right) = piece.split_at(left);
+                rest.extend([right, left]);
+                continue;
+            }
+            let was_unknown = std::mem::replace(unknown_before, false);
+            match (self.mergeable.get(piece), &self.bytes, self.unknown) {
+                (Some(&id), _, _) => ids.push(id),
+                (None, Some(bytes), _) => ids.extend(piece.bytes().map(|b| bytes[b as usize])),
+                // Neighbours that are unknown are one unknown token.
+                (None, None, Some(unknown)) => {
+                    *unknown_before = true;
+                    if !was_unknown {
+                        ids.push(unknown);
+                    }
+                }
+                (None, None, None) => {}
+            }
+        }
+    }
+}
+
+/// A stretch of text that is a piece so far; `len` 0: it has become part of the one before.
+#[derive(Clone, Copy, Debug)]
+struct Symbol {
+    start: usize,
+    len: usize,
+    prev: Option<usize>,
+    next: Option<usize>,
+    frozen: bool,
+}
+
+/// Two symbols that a piece joins.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    score: f32,
+    left: usize,
+    right: usize,
+    len: usize,
+}
+
+impl Ord for Pair {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score.total_cmp(&other.score).then(other.left.cmp(&self.left)).then(self.len.cmp(&other.len))
+    }
+}
+
+impl PartialOrd for Pair {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Pair {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Pair {}
+
+struct Merged<'a> {
+    pieces: Vec<&'a str>,
+    /// Of unused pieces: the length of the left part they were made of.
+    made_of: HashMap<&'a str, usize>,
+    /// Pairs looked at.
+    #[cfg_attr(not(test), allow(dead_code))]
+    steps: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn model(words: &[&str]) -> SentencePiece {
+        let special = [("<unk>", PieceKind::Unknown), ("<s>", PieceKind::Control)];
+        let mut pieces: Vec<Piece> = special
+            .iter()
+            .map(|&(spelling, kind)| Piece { spelling: spelling.into(), score: 0.0, kind })
+            .collect();
+        for (i, word) in words.iter().enumerate() {
+            pieces.push(Piece { spelling: (*word).into(), score: -(i as f32), kind: PieceKind::Normal });
+        }
+        let rules = Rules {
+            prefix: SpacePrefix::First,
+            remove_extra_whitespaces: false,
+            byte_fallback: false,
+            find_user_defined: true,
+            split_unused: true,
+        };
+        SentencePiece::new(&pieces, Some(0), rules).unwrap()
+    }
+
+    #[test]
+    fn merging_takes_a_number_of_steps_that_grows_with_the_text_alone() {
+        let long: Vec<String> = (0..8).map(|n| "a".repeat(1 << n)).collect();
+        let spaces: Vec<String> = (0..6).map(|n| "▁".repeat(1 << n)).collect();
+        let mut words: Vec<&str> = long.iter().chain(&spaces).map(String::as_str).collect();
+        words.extend(["b", "ab", "ba", "abab", "c"]);
+        let model = model(&words);
+        let n = 1 << 20;
+        for text in ["a".repeat(n), " ".repeat(n), "ab".repeat(n / 2), "c".repeat(n), "aab".repeat(n / 3), "é".repeat(n)] {
+            let text = model.normalize(&text, true);
+            let chars = text.chars().count();
+            let merged = model.merge(&text);
+            // Each merge adds two pairs at most, to one for each neighbourhood.
+            assert!(merged.steps <= 3 * chars, "{} steps for {chars} characters", merged.steps);
+            assert_eq!(merged.pieces.concat(), text);
+        }
+        let mut ids = Vec::new();
+        model.encode(&"a".repeat(n), false, &mut ids);
+        assert_eq!(ids.len(), n / 128);
+    }
+}
