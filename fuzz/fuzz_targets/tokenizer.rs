@@ -17,23 +17,25 @@ fn import(bytes: &[u8]) -> Option<Result<Arc<Tokenizer>, TokenizerError>> {
     }
 }
 
-fuzz_target!(|bytes: &[u8]| {
-    lima_fuzz::let_tokenizers_panic();
-    let Some(imported) = import(bytes) else { return };
-    match imported {
-        Err(e) => lima_fuzz::one_line(&e),
-        Ok(tokenizer) => {
-            for special in [false, true] {
-                match tokenizer.encode(TEXT, special) {
-                    Ok(ids) => drop(tokenizer.decode(&ids, special)),
-                    Err(e) => lima_fuzz::one_line(&e),
-                }
-            }
-            drop(tokenizer.encode_plain(TEXT, true));
-            for id in 0..tokenizer.vocab_size().min(1000) {
-                tokenizer.token_bytes(id as u32);
-                tokenizer.token_str(id as u32);
-            }
+fn run(bytes: &[u8]) {
+    let tokenizer = match import(bytes) {
+        None => return,
+        Some(Err(e)) => return lima_fuzz::one_line(&e),
+        Some(Ok(tokenizer)) => tokenizer,
+    };
+    for special in [false, true] {
+        match tokenizer.encode(TEXT, special) {
+            Ok(ids) => drop(tokenizer.decode(&ids, special)),
+            Err(e) => lima_fuzz::one_line(&e),
+        }
+        if let Err(e) = tokenizer.encode_plain(TEXT, special) {
+            lima_fuzz::one_line(&e);
         }
     }
-});
+    for id in 0..tokenizer.vocab_size().min(1000) {
+        tokenizer.token_bytes(id as u32);
+        tokenizer.token_str(id as u32);
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| lima_fuzz::with_caught_panics(|| run(bytes)));

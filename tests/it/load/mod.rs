@@ -9,4 +9,5 @@ mod hub;
 mod hub_server;
 mod pull;
 mod refusals;
+mod several_files;
 mod writer;
