@@ -26,12 +26,17 @@ pub(super) fn tokenizer(dir: &Path) -> Result<tokenizers::Tokenizer, TokenizerEr
     let path = dir.join("tokenizer.json");
     let bytes = fs::read(&path).map_err(|e| file_error(&path, format!("cannot be read: {e}")))?;
     // The tokenizers crate indexes without checks while it builds a BPE model, so that a file with
-    // impossible merges makes it panic.
-    let loaded = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(&bytes)));
+    // impossible merges makes it panic; and again while it encodes, if the post-processor's template
+    // names a token that it does not define.
+    let loaded = catch_unwind(AssertUnwindSafe(|| {
+        let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)?;
+        tokenizer.encode_fast("a b", true)?;
+        Ok::<_, tokenizers::Error>(tokenizer)
+    }));
     match loaded {
         Ok(Ok(tokenizer)) => Ok(tokenizer),
         Ok(Err(e)) => Err(file_error(&path, format!("is not a tokenizer: {e}"))),
-        Err(_) => Err(file_error(&path, "is not a tokenizer: its vocabulary and merges do not fit together".into())),
+        Err(_) => Err(file_error(&path, "is not a tokenizer: its parts do not fit together".into())),
     }
 }
 
@@ -87,5 +92,8 @@ fn json(path: &Path) -> Result<Option<Value>, TokenizerError> {
 }
 
 fn file_error(path: &Path, reason: String) -> TokenizerError {
+    // One line, whatever the file says.
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let reason = reason.chars().take(300).map(plain).collect();
     TokenizerError::File { path: path.display().to_string(), reason }
 }

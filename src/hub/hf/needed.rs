@@ -9,8 +9,14 @@ use crate::model::weights::part_names;
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Small files that are taken where they are there.
-const OPTIONAL: [&str; 4] =
-    ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+const OPTIONAL: [&str; 6] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+];
 
 /// The file and its other parts. Otherwise which GGUF files there are.
 pub(super) fn gguf(files: &[String], file: &str) -> Result<Vec<String>, String> {

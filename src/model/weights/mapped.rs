@@ -25,10 +25,21 @@ impl MappedFile {
         if !file.metadata().map_err(LoadError::io(path))?.is_file() {
             return Err(LoadError::file(path, "is not a file"));
         }
-        // SAFETY: the map is private and read only. Files are replaced by renaming; someone who
+        // SAFETY: the map is read only. Files are replaced by renaming; someone who
         // truncates a model in place while it is served ends the process with SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(LoadError::io(path))?;
         Ok(Self { path: path.to_owned(), map })
+    }
+
+    /// Gives back the memory of a range of the map; it is read again when needed.
+    pub fn release(&self, offset: usize, size: usize) {
+        #[cfg(unix)]
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is shared and read only, so its pages come back from the file as they were. Failure
+            // is harmless.
+            let _ = unsafe { self.map.unchecked_advise_range(advice, offset, size) };
+        }
     }
 }
 

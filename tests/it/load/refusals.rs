@@ -96,7 +96,10 @@ fn tensors_missing_leftover_and_misshapen_are_named() {
     );
     for (at, name) in [(0, "model.embed_tokens.weight"), (20, "lm_head.weight")] {
         write(&|all| (all[at].1, all[at].2) = ([41, 64], vec![0.0; 41 * 64]));
-        assert_refused(&dir, &format!("model.safetensors: tensor \"{name}\" has 41 rows, the vocabulary has 40 tokens"));
+        assert_refused(
+            &dir,
+            &format!("model.safetensors: tensor \"{name}\" has 41 rows, the vocabulary has 40 tokens"),
+        );
     }
     write(&|all| all.push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), [1, 8], vec![0.0; 8])));
     assert!(Checkpoint::open(&dir).is_ok());
@@ -142,7 +145,6 @@ fn safetensors_headers() {
             ),
             "tensors \"a\" and \"b\" overlap",
         ),
-
         (one(r#"{"dtype":"F32","shape":[4]}"#), "malformed entry"),
         (one(r#"{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}"#), "malformed entry"),
         (one(r#"{"dtype":"I64","shape":[2],"data_offsets":[0,16]}"#), "dtype \"I64\""),
@@ -152,7 +154,10 @@ fn safetensors_headers() {
         (one(r#"{"dtype":"F32","shape":[4],"data_offsets":[16,0]}"#), "data_offsets"),
         (one(r#"{"dtype":"F32","shape":[5],"data_offsets":[0,20]}"#), "beyond the end"),
         (one(r#"{"dtype":"F32","shape":[3],"data_offsets":[0,12]}"#), "tensors end at"),
-        (one(r#"{"dtype":"F32","shape":[3],"data_offsets":[4,16]}"#), "4 bytes before tensor \"t\" belong to no tensor"),
+        (
+            one(r#"{"dtype":"F32","shape":[3],"data_offsets":[4,16]}"#),
+            "4 bytes before tensor \"t\" belong to no tensor",
+        ),
         (
             one(r#"{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,18446744073709551615]}"#),
             "does not fit",

@@ -85,7 +85,10 @@ fn an_index_and_its_shards_must_agree() {
         let tensor = shards[at].remove(i);
         shards[other].push(tensor);
     });
-    assert_refused(dir, &format!("{}: has tensor \"{norm}\", which {INDEX} says is in \"{}\"", SHARDS[other], SHARDS[at]));
+    assert_refused(
+        dir,
+        &format!("{}: has tensor \"{norm}\", which {INDEX} says is in \"{}\"", SHARDS[other], SHARDS[at]),
+    );
     with(&|index, _| _ = index["weight_map"].as_object_mut().unwrap().remove(norm));
     assert_refused(dir, &format!("{}: tensor \"{norm}\" is not in {INDEX}", SHARDS[at]));
     with(&|_, shards| shards[other].push((norm.into(), [1, 64], vec![0.0; 64])));
@@ -95,7 +98,13 @@ fn an_index_and_its_shards_must_agree() {
         shards[at].retain(|t| t.0 != norm);
     });
     assert_refused(dir, &format!("{INDEX}: tensor \"{norm}\" is missing"));
-    with(&|_, shards| shards[at].iter_mut().for_each(|t| if t.0 == norm { (t.1, t.2) = ([1, 32], vec![0.0; 32]) }));
+    with(&|_, shards| {
+        shards[at].iter_mut().for_each(|t| {
+            if t.0 == norm {
+                (t.1, t.2) = ([1, 32], vec![0.0; 32])
+            }
+        })
+    });
     assert_refused(dir, &format!("{}: tensor \"{norm}\" is 1 x 32, the configuration needs 1 x 64", SHARDS[at]));
 
     with(&|_, _| {});
