@@ -1,4 +1,5 @@
-//! Tokenizers from files. The input is a GGUF file, whose vocabulary is imported, or else `tokenizer.json`.
+//! Tokenizers from files. The input is a GGUF file, whose vocabulary is imported; or `tokenizer.model`, which begins
+//! with a line feed (the tag of its pieces); or else `tokenizer.json`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,7 +14,8 @@ fn import(bytes: &[u8]) -> Option<Result<Arc<Tokenizer>, TokenizerError>> {
         let vocab = GgufVocab::from_gguf(&Gguf::parse(bytes).ok()?).inspect_err(lima_fuzz::one_line).ok()??;
         Some(Tokenizer::from_gguf(&vocab))
     } else {
-        Some(Tokenizer::from_dir(&lima_fuzz::directory(&[("tokenizer.json", bytes)])))
+        let name = if bytes.starts_with(b"\n") { "tokenizer.model" } else { "tokenizer.json" };
+        Some(Tokenizer::from_dir(&lima_fuzz::directory(&[(name, bytes)])))
     }
 }
 
