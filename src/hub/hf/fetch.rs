@@ -37,7 +37,7 @@ pub(super) fn fetch(
         }
         let path = store.snapshot(&info.commit).join(INDEX);
         let index = fs::read(&path).map_err(HubError::io(&path))?;
-        needed = needed::shards(&index, &info.files).map_err(|e| model.error(e))?;
+        needed = needed::shards_among(&index, &info.files).map_err(|e| model.error(e))?;
     }
     let plan = job.plan(&needed)?;
     let total = plan.iter().map(|file| file.size).sum::<Option<u64>>();
@@ -96,6 +96,10 @@ impl Job<'_> {
     /// Goes on with the part until it is whole, however often the connection breaks.
     fn complete(&self, file: &Planned, part: &Path, tell: &dyn Fn(u64)) -> Result<(), HubError> {
         let mut out = OpenOptions::new().append(true).create(true).open(part).map_err(HubError::io(part))?;
+        if file.size.is_none() {
+            // Nobody could tell whether it is whole.
+            out.set_len(0).map_err(HubError::io(part))?;
+        }
         let mut in_vain = 0;
         loop {
             let have = out.metadata().map_err(HubError::io(part))?.len();

@@ -314,3 +314,25 @@ fn two_at_once_download_once() {
     assert!(paths.iter().all(|p| *p == paths[0]));
     assert_eq!(server.requests().iter().filter(|r| r.contains("/api/")).count(), 1);
 }
+
+#[test]
+fn what_other_tools_downloaded_is_found() {
+    let server = HubServer::start(repository());
+    let mut client = Client::new(&server);
+    let path = client.pull(MODEL).unwrap();
+    fs::remove_dir_all(client.tmp.path().join("hub/models--org--tiny/.lima")).unwrap();
+    server.requests();
+    // Online, what may be missing is looked for; nothing is.
+    assert_eq!(client.pull(MODEL), Ok(path.clone()));
+    assert_eq!(server.requests().len(), 1);
+
+    fs::remove_dir_all(client.tmp.path().join("hub/models--org--tiny/.lima")).unwrap();
+    client.hub.hf.endpoint = "http://127.0.0.1:9".into();
+    assert_eq!(client.pull(MODEL), Ok(path.clone()));
+    client.hub.hf.offline = true;
+    assert_eq!(client.pull(MODEL), Ok(path.clone()));
+    fs::remove_file(path.join("model-00002-of-00002.safetensors")).unwrap();
+    client.assert_refused(MODEL, &["not in the cache"]);
+    client.hub.hf.offline = false;
+    client.assert_refused(MODEL, &["cannot reach"]);
+}
