@@ -1,6 +1,6 @@
 """Writes fuzz/seeds: small valid files, by the libraries that users' files come from.
 
-python fuzz/seeds.py        needs numpy, gguf, safetensors and tokenizers
+python fuzz/seeds.py        needs numpy, gguf, safetensors, sentencepiece and tokenizers
 """
 
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gguf
 import numpy
+import sentencepiece
 from safetensors.numpy import save
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -127,6 +128,11 @@ def write_tokenizers():
     pieces.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     (out / "pieces.json").write_text(pieces.to_str())
+    text = ["ab abc abcab", "cab bac ab a b c", "abc ab"] * 20
+    with open(out / "bpe.model", "wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(text), model_writer=model, model_type="bpe", vocab_size=280, byte_fallback=True,
+            normalization_rule_name="identity", hard_vocab_limit=False, user_defined_symbols=["<|x|>"])
 
 
 kinds = gguf.GGMLQuantizationType

@@ -1,4 +1,5 @@
-//! Tokenizers from files. The input is a GGUF file, whose vocabulary is imported, or else `tokenizer.json`.
+//! Tokenizers from files. The input is a GGUF file, whose vocabulary is imported; or `tokenizer.model`, which begins
+//! with a line feed (the tag of its pieces); or else `tokenizer.json`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,27 +14,30 @@ fn import(bytes: &[u8]) -> Option<Result<Arc<Tokenizer>, TokenizerError>> {
         let vocab = GgufVocab::from_gguf(&Gguf::parse(bytes).ok()?).inspect_err(lima_fuzz::one_line).ok()??;
         Some(Tokenizer::from_gguf(&vocab))
     } else {
-        Some(Tokenizer::from_dir(&lima_fuzz::directory(&[("tokenizer.json", bytes)])))
+        let name = if bytes.starts_with(b"\n") { "tokenizer.model" } else { "tokenizer.json" };
+        Some(Tokenizer::from_dir(&lima_fuzz::directory(&[(name, bytes)])))
     }
 }
 
-fuzz_target!(|bytes: &[u8]| {
-    lima_fuzz::let_tokenizers_panic();
-    let Some(imported) = import(bytes) else { return };
-    match imported {
-        Err(e) => lima_fuzz::one_line(&e),
-        Ok(tokenizer) => {
-            for special in [false, true] {
-                match tokenizer.encode(TEXT, special) {
-                    Ok(ids) => drop(tokenizer.decode(&ids, special)),
-                    Err(e) => lima_fuzz::one_line(&e),
-                }
-            }
-            drop(tokenizer.encode_plain(TEXT, true));
-            for id in 0..tokenizer.vocab_size().min(1000) {
-                tokenizer.token_bytes(id as u32);
-                tokenizer.token_str(id as u32);
-            }
+fn run(bytes: &[u8]) {
+    let tokenizer = match import(bytes) {
+        None => return,
+        Some(Err(e)) => return lima_fuzz::one_line(&e),
+        Some(Ok(tokenizer)) => tokenizer,
+    };
+    for special in [false, true] {
+        match tokenizer.encode(TEXT, special) {
+            Ok(ids) => drop(tokenizer.decode(&ids, special)),
+            Err(e) => lima_fuzz::one_line(&e),
+        }
+        if let Err(e) = tokenizer.encode_plain(TEXT, special) {
+            lima_fuzz::one_line(&e);
         }
     }
-});
+    for id in 0..tokenizer.vocab_size().min(1000) {
+        tokenizer.token_bytes(id as u32);
+        tokenizer.token_str(id as u32);
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| lima_fuzz::with_caught_panics(|| run(bytes)));

@@ -1,8 +1,9 @@
 //! What the targets share: a directory in memory, and reading everything a checkpoint has.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Mutex, Once};
 
 use lima::model::weights::Checkpoint;
 
@@ -50,15 +51,22 @@ pub fn one_line(error: &impl std::fmt::Display) {
 }
 
 /// The fuzzer ends the process at any panic. Those of the crate `tokenizers` that our code catches, and turns into
-/// an error, are no findings; uncaught they still are.
-pub fn let_tokenizers_panic() {
+/// an error, are no findings; one that comes through to here is, and is shown.
+pub fn with_caught_panics(run: impl FnOnce()) {
     static ONCE: Once = Once::new();
+    static LAST: Mutex<String> = Mutex::new(String::new());
     ONCE.call_once(|| {
         let abort = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if !info.location().is_some_and(|l| l.file().contains("/tokenizers-")) {
+            if info.location().is_some_and(|l| l.file().contains("/tokenizers-")) {
+                *LAST.lock().expect("nothing panics while it is held") = info.to_string();
+            } else {
                 abort(info);
             }
         }));
     });
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        eprintln!("not caught: {}", LAST.lock().expect("nothing panics while it is held"));
+        std::process::abort();
+    }
 }

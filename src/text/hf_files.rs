@@ -115,7 +115,12 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> 
         return Err(format!("continuing_subword_prefix {prefix:?} of its model is not supported"));
     }
     // The library checks little of what it is given, and may panic.
-    let loaded = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(bytes)));
+    let loaded = catch_unwind(AssertUnwindSafe(|| {
+        let tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
+        // And while it encodes, if the post-processor's template names a token that it does not define.
+        tokenizer.encode_fast("a b", true)?;
+        Ok::<_, tokenizers::Error>(tokenizer)
+    }));
     match loaded {
         Ok(Ok(tokenizer)) => Ok(tokenizer),
         Ok(Err(e)) => Err(wrong(&e)),
@@ -185,5 +190,8 @@ fn json(path: &Path) -> Result<Option<Value>, TokenizerError> {
 }
 
 fn file_error(path: &Path, reason: String) -> TokenizerError {
+    // One line, whatever the file says.
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let reason = reason.chars().take(300).map(plain).collect();
     TokenizerError::File { path: path.display().to_string(), reason }
 }

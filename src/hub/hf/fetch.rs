@@ -37,7 +37,7 @@ pub(super) fn fetch(
         }
         let path = store.snapshot(&info.commit).join(INDEX);
         let index = fs::read(&path).map_err(HubError::io(&path))?;
-        needed = needed::shards(&index, &info.files).map_err(|e| model.error(e))?;
+        needed = needed::shards_among(&index, &info.files).map_err(|e| model.error(e))?;
     }
     let plan = job.plan(&needed)?;
     let total = plan.iter().map(|file| file.size).sum::<Option<u64>>();
@@ -95,8 +95,11 @@ impl Job<'_> {
 
     /// Goes on with the part until it is whole, however often the connection breaks.
     fn complete(&self, file: &Planned, part: &Path, tell: &dyn Fn(u64)) -> Result<(), HubError> {
-        let mut out =
-            OpenOptions::new().append(true).create(true).open(part).map_err(HubError::io(part))?;
+        let mut out = OpenOptions::new().append(true).create(true).open(part).map_err(HubError::io(part))?;
+        if file.size.is_none() {
+            // Nobody could tell whether it is whole.
+            out.set_len(0).map_err(HubError::io(part))?;
+        }
         let mut in_vain = 0;
         loop {
             let have = out.metadata().map_err(HubError::io(part))?.len();
@@ -134,7 +137,8 @@ impl Job<'_> {
     /// Appends what one answer brings to the `have` bytes there are.
     fn append(&self, file: &Planned, out: &mut File, mut have: u64, tell: &dyn Fn(u64)) -> Result<(), Broken> {
         let response = self.client.content(self.commit, &file.name, have)?;
-        let begins = response.header("content-range").and_then(|r| r.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+        let begins =
+            response.header("content-range").and_then(|r| r.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
         if have > 0 && !(response.status() == 206 && begins == Some(have)) {
             // The server does not know ranges: all of it comes again.
             out.set_len(0).map_err(Broken::Disk)?;

@@ -1,7 +1,8 @@
 //! Which of a repository's files a model needs.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Deserialize;
-use std::collections::BTreeSet;
 
 use crate::model::weights::part_names;
 
@@ -9,8 +10,14 @@ use crate::model::weights::part_names;
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Small files that are taken where they are there.
-const OPTIONAL: [&str; 4] =
-    ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+const OPTIONAL: [&str; 6] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+];
 
 /// The file and its other parts. Otherwise which GGUF files there are.
 pub(super) fn gguf(files: &[String], file: &str) -> Result<Vec<String>, String> {
@@ -49,11 +56,11 @@ pub(super) fn directory(files: &[String]) -> Result<Vec<String>, String> {
     Ok(all.map(str::to_owned).collect())
 }
 
-/// The shards that an index names.
-pub(super) fn shards(index: &[u8], files: &[String]) -> Result<Vec<String>, String> {
+/// The shards that an index names; each is the name of a file beside it.
+pub(super) fn shards(index: &[u8]) -> Result<Vec<String>, String> {
     #[derive(Deserialize)]
     struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
+        weight_map: BTreeMap<String, String>,
     }
     let index: Index = serde_json::from_slice(index).map_err(|_| format!("its {INDEX} is damaged"))?;
     let shards: BTreeSet<String> = index.weight_map.into_values().collect();
@@ -62,15 +69,19 @@ pub(super) fn shards(index: &[u8], files: &[String]) -> Result<Vec<String>, Stri
             && !name.starts_with('.')
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     };
-    for name in &shards {
-        if !is_plain(name) {
-            return Err(format!("its {INDEX} names {name:?}, which is not a safetensors file beside it"));
-        }
-        if !files.contains(name) {
-            return Err(format!("its {INDEX} names {name:?}, which the repository does not have"));
-        }
+    match shards.iter().find(|name| !is_plain(name)) {
+        Some(name) => Err(format!("its {INDEX} names {name:?}, which is not a safetensors file beside it")),
+        None => Ok(shards.into_iter().collect()),
     }
-    Ok(shards.into_iter().collect())
+}
+
+/// Likewise; each is also one of the repository's files.
+pub(super) fn shards_among(index: &[u8], files: &[String]) -> Result<Vec<String>, String> {
+    let shards = shards(index)?;
+    match shards.iter().find(|name| !files.contains(name)) {
+        Some(name) => Err(format!("its {INDEX} names {name:?}, which the repository does not have")),
+        None => Ok(shards),
+    }
 }
 
 fn ggufs(files: &[String]) -> String {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, Repo, RepoType};
 
 use super::super::pull::{create_dir, lock};
+use super::needed::{INDEX, shards};
 use super::{HfModel, HfSettings};
 use crate::hub::{HubError, Progress};
 use crate::model::weights::part_names;
@@ -76,11 +77,19 @@ impl Store {
         File::create(&path).map(drop).map_err(HubError::io(&path))
     }
 
-    /// What the cache has of a model without knowing whether it is all.
+    /// What the cache has of a model by other means than this program: configuration and weights, at least.
     pub fn partial(&self, model: &HfModel) -> Option<PathBuf> {
-        let path = self.path(&self.commit(model.revision())?, model.file.as_deref());
-        let is_there = if model.file.is_some() { path.is_file() } else { path.join("config.json").is_file() };
-        is_there.then_some(path)
+        let commit = self.commit(model.revision())?;
+        if model.file.is_some() {
+            return self.is_complete(&commit, model.file.as_deref()).then(|| self.path(&commit, model.file.as_deref()));
+        }
+        let path = self.snapshot(&commit);
+        let has = |name: &str| path.join(name).is_file();
+        let all_shards = || {
+            let shards = fs::read(path.join(INDEX)).ok().and_then(|index| shards(&index).ok());
+            shards.is_some_and(|names| !names.is_empty() && names.iter().all(|name| has(name)))
+        };
+        (has("config.json") && (has("model.safetensors") || all_shards())).then_some(path)
     }
 
     pub fn blob(&self, etag: &str) -> PathBuf {

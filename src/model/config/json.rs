@@ -31,8 +31,10 @@ impl<'a> Fields<'a> {
 
     /// `name is <value>, <what>`, the value cut short.
     pub fn error(&self, name: &str, value: &Value, what: &str) -> ConfigError {
-        let mut shown: String = value.to_string().chars().take(48).collect();
-        if shown.len() < value.to_string().len() {
+        // serde_json writes some control characters as they are.
+        let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        let mut shown: String = value.to_string().chars().take(48).map(plain).collect();
+        if value.to_string().chars().nth(48).is_some() {
             shown.push('…');
         }
         ConfigError(format!("{}{name} is {shown}, {what}", self.prefix))

@@ -108,6 +108,13 @@ impl Checkpoint {
         TensorView::new(info.dtype, info.rows, info.cols, data, interleaved).ok_or_else(missing)
     }
 
+    /// Gives back the memory that a tensor's part of the file takes in this process; it is read again when needed.
+    pub fn release(&self, hf_name: &str) {
+        if let Some(Place { file, info }) = self.tensors.get(hf_name) {
+            self.files[*file].release(info.offset, info.size);
+        }
+    }
+
     /// An error about a tensor, by its Hugging Face name: names the file that has it, and the tensor as that file
     /// calls it. `what` follows the name, such as "has values that are not numbers".
     pub fn tensor_error(&self, hf_name: &str, what: impl std::fmt::Display) -> LoadError {
@@ -116,12 +123,6 @@ impl Checkpoint {
         LoadError::file(&path, format!("tensor {} {what}", shown(&self.own_name(hf_name))))
     }
 
-    /// Gives back the memory that a tensor's part of its file takes in this process; it is read again when needed.
-    pub fn release(&self, hf_name: &str) {
-        if let Some(Place { file, info }) = self.tensors.get(hf_name) {
-            self.files[*file].release(info.offset, info.size);
-        }
-    }
 
     /// The file to name where no single one is at fault: the only one, the index, or what was asked for.
     fn whole(&self) -> PathBuf {
@@ -245,7 +246,8 @@ fn open_gguf(path: &Path, file: MappedFile) -> Result<Checkpoint, LoadError> {
 
     // The first file has the metadata.
     let (gguf, in_file) = (&ggufs[0], |e: &dyn std::fmt::Display| LoadError::file(&files[0].path, e));
-    let config = LlamaConfig::from_gguf(gguf, tensors.contains_key("lm_head.weight"), factors).map_err(|e| in_file(&e))?;
+    let config =
+        LlamaConfig::from_gguf(gguf, tensors.contains_key("lm_head.weight"), factors).map_err(|e| in_file(&e))?;
     let vocab = GgufVocab::from_gguf(gguf).map_err(|e| in_file(&e))?;
     if let Some(n) = vocab.as_ref().map(|v| v.tokens.len()).filter(|n| *n > config.vocab_size) {
         return Err(in_file(&format_args!(

@@ -129,13 +129,14 @@ impl<'a> Gguf<'a> {
 
 /// One tensor info; its offset is still relative to the data section.
 fn read_info(r: &mut Reader<'_>, alignment: u64) -> Result<TensorInfo, FormatError> {
-    let num_dims = r.u32()?;
+    let cut = |e: FormatError| FormatError(format!("is described only in part: {e}"));
+    let num_dims = r.u32().map_err(cut)?;
     if !(1..=4).contains(&num_dims) {
         return bad(format!("has {num_dims} dimensions"));
     }
     let mut dims = [1usize; 4];
     for dim in &mut dims[..num_dims as usize] {
-        let n = r.u64()?;
+        let n = r.u64().map_err(cut)?;
         *dim = match usize::try_from(n) {
             Ok(n) if n > 0 => n,
             _ => return bad(format!("has a dimension of {n}")),
@@ -144,11 +145,11 @@ fn read_info(r: &mut Reader<'_>, alignment: u64) -> Result<TensorInfo, FormatErr
     let [cols, rows, 1, 1] = dims else {
         return bad(format!("has {num_dims} dimensions, which is not supported (only 1 and 2)"));
     };
-    let code = r.u32()?;
+    let code = r.u32().map_err(cut)?;
     let Some(dtype) = dtype(code) else {
         return bad(format!("has type {}, which is not supported", type_name(code)));
     };
-    let offset = r.u64()?;
+    let offset = r.u64().map_err(cut)?;
     if !offset.is_multiple_of(alignment) {
         return bad(format!("begins at {offset}, which is not a multiple of the alignment {alignment}"));
     }

@@ -50,7 +50,10 @@ pub(super) fn open(
     for (name, first) in by_file {
         let shard = dir.join(name);
         if !shard.exists() {
-            return Err(LoadError::file(&shard, format!("is missing; {INDEX} says that tensor {} is in it", shown(first))));
+            return Err(LoadError::file(
+                &shard,
+                format!("is missing; {INDEX} says that tensor {} is in it", shown(first)),
+            ));
         }
         let file = MappedFile::open(&shard)?;
         let at = files.len();

@@ -25,7 +25,7 @@ impl MappedFile {
         if !file.metadata().map_err(LoadError::io(path))?.is_file() {
             return Err(LoadError::file(path, "is not a file"));
         }
-        // SAFETY: the map is private and read only. Files are replaced by renaming; someone who
+        // SAFETY: the map is read only. Files are replaced by renaming; someone who
         // truncates a model in place while it is served ends the process with SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(LoadError::io(path))?;
         Ok(Self { path: path.to_owned(), map })

@@ -23,7 +23,8 @@ pub(super) fn file(path: &Path) -> Option<String> {
 /// Why a directory without `config.json`, or with it but without safetensors, is refused.
 pub(super) fn directory(dir: &Path, missing: &str) -> String {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let names: Vec<PathBuf> = entries.map(|e| PathBuf::from(e.file_name())).collect();
+    let mut names: Vec<PathBuf> = entries.map(|e| PathBuf::from(e.file_name())).collect();
+    names.sort_unstable();
     let any = |test: fn(&str) -> bool| {
         names.iter().filter_map(|n| n.to_str()).find(|n| test(&n.to_ascii_lowercase())).map(str::to_owned)
     };

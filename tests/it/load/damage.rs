@@ -5,11 +5,12 @@ use std::path::Path;
 
 use lima::model::weights::Checkpoint;
 use lima::model::weights::gguf::Gguf;
+use lima::model::weights::safetensors::parse;
 use lima::ops::quant::DType;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::writer::{GgufFile, config_json, directory};
+use super::writer::{GgufFile, config, config_json, directory, safetensors, tensors};
 
 /// Opens it and reads everything; a refusal must be one line.
 fn open(path: &Path) -> bool {
@@ -79,6 +80,17 @@ fn every_truncation_of_a_gguf_header() {
         assert!(Gguf::parse(&valid[..len]).is_err(), "{len}");
     }
     assert!(Gguf::parse(&valid).is_ok());
+}
+
+#[test]
+fn every_truncation_of_safetensors() {
+    let valid = safetensors(DType::BF16, &tensors(&config()));
+    let header = 8 + u64::from_le_bytes(valid[..8].try_into().unwrap()) as usize;
+    for len in (0..header).chain([header, header + 1, valid.len() / 2, valid.len() - 1]) {
+        let message = parse(&valid[..len]).unwrap_err().to_string();
+        assert!(message.contains("truncated"), "{len}: {message}");
+    }
+    assert!(parse(&valid).is_ok());
 }
 
 #[test]

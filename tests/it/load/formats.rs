@@ -9,7 +9,7 @@ use lima::ops::quant::{DType, dequantize_row};
 use super::writer::{GgufFile, Meta, config, directory, encode, tensors};
 
 /// Every tensor, rounded to `dtype` where it is a matrix, must come back.
-fn assert_holds(checkpoint: &Checkpoint, matrices: DType, norms: DType) {
+pub fn assert_holds(checkpoint: &Checkpoint, matrices: DType, norms: DType) {
     for (name, [rows, cols], values) in tensors(&config()) {
         let view = checkpoint.tensor(&name).unwrap();
         assert_eq!((view.rows, view.cols), (rows, cols), "{name}");

@@ -52,12 +52,8 @@ struct Client {
 impl Client {
     fn new(server: &HubServer) -> Self {
         let tmp = tempfile::tempdir().unwrap();
-        let hf = HfSettings {
-            endpoint: server.endpoint(),
-            token: None,
-            cache_dir: tmp.path().join("hub"),
-            offline: false,
-        };
+        let hf =
+            HfSettings { endpoint: server.endpoint(), token: None, cache_dir: tmp.path().join("hub"), offline: false };
         let hub = Hub { cache_dir: tmp.path().join("cache"), python: "/no/such/python".into(), hf };
         Self { tmp, hub }
     }
@@ -86,8 +82,7 @@ impl Client {
 }
 
 fn names_in(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -157,7 +152,10 @@ fn a_file_is_that_file() {
         assert!(path.ends_with(file));
         assert!(Checkpoint::open(&path).unwrap().gguf_vocab().is_some());
         let requests = server.requests();
-        assert!(requests.iter().all(|r| r.contains("/api/") || r.contains("gguf") || r.contains("/cdn/")), "{requests:?}");
+        assert!(
+            requests.iter().all(|r| r.contains("/api/") || r.contains("gguf") || r.contains("/cdn/")),
+            "{requests:?}"
+        );
         assert_eq!(client.pull(text), Ok(path));
         assert_eq!(server.requests(), Vec::<String>::new());
     }
@@ -204,9 +202,12 @@ fn a_later_run_goes_on_where_the_last_one_stopped() {
     let part = blobs.join(format!("{}.part", sha256(&model)));
 
     // A part, a part that is already whole, one that is too long, and a server without ranges.
-    for (length, no_ranges, range) in
-        [(1000, false, Some(1000)), (model.len(), false, None), (model.len() + 5, false, None), (1000, true, Some(1000))]
-    {
+    for (length, no_ranges, range) in [
+        (1000, false, Some(1000)),
+        (model.len(), false, None),
+        (model.len() + 5, false, None),
+        (1000, true, Some(1000)),
+    ] {
         let mut bytes = model.clone();
         bytes.resize(length, 0);
         fs::write(&part, bytes).unwrap();
@@ -254,10 +255,8 @@ fn what_is_not_there_is_named() {
     let client = Client::new(&server);
     client.assert_refused("hf:org/other", &["no repository org/other", "404"]);
     client.assert_refused("hf:org/tiny:x.gguf", &["no file \"x.gguf\"", "gguf/tiny f32.gguf, tiny-q8_0.gguf"]);
-    client.assert_refused(
-        "hf:org/tiny:m-00001-of-00002.gguf",
-        &["no file \"m-00001-of-00002.gguf\"", ".gguf files are"],
-    );
+    client
+        .assert_refused("hf:org/tiny:m-00001-of-00002.gguf", &["no file \"m-00001-of-00002.gguf\"", ".gguf files are"]);
     let without = |gone: &[&str]| server.set(|s| s.files.retain(|name, _| !gone.iter().any(|g| name.contains(g))));
     without(&["00002-of-00002"]);
     client.assert_refused(MODEL, &["index.json names \"model-00002-of-00002.safetensors\", which the repository"]);
@@ -314,4 +313,26 @@ fn two_at_once_download_once() {
     });
     assert!(paths.iter().all(|p| *p == paths[0]));
     assert_eq!(server.requests().iter().filter(|r| r.contains("/api/")).count(), 1);
+}
+
+#[test]
+fn what_other_tools_downloaded_is_found() {
+    let server = HubServer::start(repository());
+    let mut client = Client::new(&server);
+    let path = client.pull(MODEL).unwrap();
+    fs::remove_dir_all(client.tmp.path().join("hub/models--org--tiny/.lima")).unwrap();
+    server.requests();
+    // Online, what may be missing is looked for; nothing is.
+    assert_eq!(client.pull(MODEL), Ok(path.clone()));
+    assert_eq!(server.requests().len(), 1);
+
+    fs::remove_dir_all(client.tmp.path().join("hub/models--org--tiny/.lima")).unwrap();
+    client.hub.hf.endpoint = "http://127.0.0.1:9".into();
+    assert_eq!(client.pull(MODEL), Ok(path.clone()));
+    client.hub.hf.offline = true;
+    assert_eq!(client.pull(MODEL), Ok(path.clone()));
+    fs::remove_file(path.join("model-00002-of-00002.safetensors")).unwrap();
+    client.assert_refused(MODEL, &["not in the cache"]);
+    client.hub.hf.offline = false;
+    client.assert_refused(MODEL, &["cannot reach"]);
 }

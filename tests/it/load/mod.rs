@@ -5,8 +5,10 @@
 
 mod damage;
 mod formats;
+mod fuzzed;
 mod hub;
 mod hub_server;
 mod pull;
 mod refusals;
+mod several_files;
 pub mod writer;

@@ -12,12 +12,14 @@ use super::writer::{GgufFile, Meta, config, config_json, directory, safetensors,
 fn refusal(path: &Path) -> String {
     let message = Checkpoint::open(path).map(|_| ()).unwrap_err().to_string();
     assert!(!message.contains('\n'), "{message}");
-    assert!(message.contains(path.file_name().unwrap().to_str().unwrap()), "{message}");
+    // The file, another part of the same model, or the directory it is in.
+    let directory = if path.is_dir() { path } else { path.parent().unwrap() };
+    assert!(message.starts_with(directory.to_str().unwrap()), "{message}");
     message
 }
 
 #[track_caller]
-fn assert_refused(path: &Path, words: &str) {
+pub fn assert_refused(path: &Path, words: &str) {
     let message = refusal(path);
     assert!(message.contains(words), "{message:?} does not say {words:?}");
 }
@@ -25,7 +27,7 @@ fn assert_refused(path: &Path, words: &str) {
 #[test]
 fn pickles_are_never_read() {
     let tmp = tempfile::tempdir().unwrap();
-    for name in ["pytorch_model.bin", "consolidated.00.pth", "model.pt", "model.PKL"] {
+    for name in ["pytorch_model.bin", "weights.pth", "model.pt", "model.PKL"] {
         let path = tmp.path().join(name);
         fs::write(&path, b"\x80\x02cos\nsystem\n").unwrap();
         assert_refused(&path, "unpickling runs code");
@@ -48,9 +50,26 @@ fn things_that_are_not_models() {
     assert_refused(&at("m.safetensors", b"x"), "give the directory");
     assert_refused(&at("notes.txt", b"hello"), "is not a model");
     fs::write(tmp.path().join("config.json"), config_json().to_string()).unwrap();
-    assert_refused(tmp.path(), "has no model.safetensors");
-    at("model.safetensors.index.json", b"{}");
-    assert_refused(tmp.path(), "in several files");
+    assert_refused(tmp.path(), "has no model.safetensors, but \"empty.gguf\": give the path of that file");
+}
+
+#[test]
+fn original_checkpoints_point_to_the_conversion() {
+    let conversion = "transformers.models.llama.convert_llama_weights_to_hf";
+    for name in ["consolidated.00.pth", "consolidated.safetensors"] {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join(name);
+        fs::write(&path, b"PK\x03\x04").unwrap();
+        fs::write(tmp.path().join("params.json"), r#"{"dim": 4096}"#).unwrap();
+        assert_refused(&path, conversion);
+        assert_refused(tmp.path(), "has no config.json, but \"consolidated.");
+        assert_refused(tmp.path(), conversion);
+        fs::write(tmp.path().join("config.json"), config_json().to_string()).unwrap();
+        assert_refused(tmp.path(), conversion);
+        // Beside safetensors they are in nobody's way.
+        directory(tmp.path(), DType::F32);
+        assert!(Checkpoint::open(tmp.path()).is_ok());
+    }
 }
 
 #[test]
@@ -67,9 +86,19 @@ fn tensors_missing_leftover_and_misshapen_are_named() {
     write(&|all| all.retain(|(name, ..)| !name.contains("layers.1.")));
     assert_refused(&dir, "6 more are missing");
     write(&|all| all.push(("model.layers.0.self_attn.q_proj.bias".into(), [1, 64], vec![0.0; 64])));
-    assert_refused(&dir, "tensor \"model.layers.0.self_attn.q_proj.bias\" is not part of");
+    assert_refused(&dir, "model.safetensors: tensor \"model.layers.0.self_attn.q_proj.bias\" is not part of");
     write(&|all| all[0].1 = [64, 40]);
-    assert_refused(&dir, "model.embed_tokens.weight is 64 x 40, the configuration needs 40 x 64");
+    assert_refused(
+        &dir,
+        "model.safetensors: tensor \"model.embed_tokens.weight\" is 64 x 40, the configuration needs 40 x 64",
+    );
+    for (at, name) in [(0, "model.embed_tokens.weight"), (20, "lm_head.weight")] {
+        write(&|all| (all[at].1, all[at].2) = ([41, 64], vec![0.0; 41 * 64]));
+        assert_refused(
+            &dir,
+            &format!("model.safetensors: tensor \"{name}\" has 41 rows, the vocabulary has 40 tokens"),
+        );
+    }
     write(&|all| all.push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), [1, 8], vec![0.0; 8])));
     assert!(Checkpoint::open(&dir).is_ok());
 }
@@ -100,6 +129,20 @@ fn safetensors_headers() {
         (u64::MAX.to_le_bytes().to_vec(), "says its header has"),
         (100u64.to_le_bytes().to_vec(), "ends inside its header"),
         (with_header("[]", &[]), "not a JSON object"),
+        (with_header("", &[]), "not a JSON object"),
+        (with_header("{\"t\": 1, \"t\": 2}", &[]), "\"t\" occurs twice"),
+        (with_header(&format!("[\"{}\"]", "x".repeat(100_000)), &[]), "not a JSON object"),
+        (with_header(&"[".repeat(100_000), &[]), "not a JSON object"),
+        (one(r#"{"dtype":"F32","shape":[1e99],"data_offsets":[0,16]}"#), "tensor \"t\" has a malformed entry"),
+        (one(r#"{"dtype":"F32","shape":[0,4],"data_offsets":[0,0]}"#), "tensor \"t\" is empty"),
+        (one(r#"{"dtype":"BF16","shape":[4],"data_offsets":[0,16]}"#), "tensor \"t\" of 1 x 4 BF16 does not fit"),
+        (
+            with_header(
+                r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#,
+                &[0; 16],
+            ),
+            "tensors \"a\" and \"b\" overlap",
+        ),
         (one(r#"{"dtype":"F32","shape":[4]}"#), "malformed entry"),
         (one(r#"{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}"#), "malformed entry"),
         (one(r#"{"dtype":"I64","shape":[2],"data_offsets":[0,16]}"#), "dtype \"I64\""),
@@ -109,7 +152,10 @@ fn safetensors_headers() {
         (one(r#"{"dtype":"F32","shape":[4],"data_offsets":[16,0]}"#), "data_offsets"),
         (one(r#"{"dtype":"F32","shape":[5],"data_offsets":[0,20]}"#), "beyond the end"),
         (one(r#"{"dtype":"F32","shape":[3],"data_offsets":[0,12]}"#), "tensors end at"),
-        (one(r#"{"dtype":"F32","shape":[3],"data_offsets":[4,16]}"#), "gaps or overlaps"),
+        (
+            one(r#"{"dtype":"F32","shape":[3],"data_offsets":[4,16]}"#),
+            "4 bytes before tensor \"t\" belong to no tensor",
+        ),
         (
             one(r#"{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,18446744073709551615]}"#),
             "does not fit",
@@ -126,7 +172,7 @@ fn gguf_headers() {
     let path = tmp.path().join("m.gguf");
     let plain = GgufFile::new(DType::Q8_0);
     type Change = fn(&mut GgufFile);
-    let cases: [(Change, &str); 25] = [
+    let cases: [(Change, &str); 30] = [
         (|f| f.version = 1, "GGUF version 1"),
         (|f| f.version = 9, "GGUF version 9"),
         (|f| f.version = 3 << 24, "big-endian"),
@@ -148,7 +194,21 @@ fn gguf_headers() {
         (|f| _ = f.set("general.architecture", Meta::Str("gemma")), "general.architecture is \"gemma\""),
         (|f| _ = f.remove("llama.block_count"), "llama.block_count is missing"),
         (|f| _ = f.set("llama.expert_count", Meta::U32(8)), "llama.expert_count is 8"),
-        (|f| _ = f.set("split.count", Meta::U32(3)), "split.count is 3"),
+        (|f| _ = f.set("split.count", Meta::U32(3)), "split.no is missing"),
+        (|f| _ = f.tensors.remove(1), "m.gguf: tensor \"blk.0.attn_norm.weight\" is missing"),
+        (
+            |f| f.tensors[0] = ("token_embd.weight".into(), vec![64, 39], 0, vec![0; 64 * 39 * 4]),
+            "m.gguf: tensor \"token_embd.weight\" has 39 rows, the vocabulary has 40 tokens",
+        ),
+        (
+            |f| f.tensors[1] = ("blk.0.attn_norm.weight".into(), vec![32], 0, vec![0; 128]),
+            "m.gguf: tensor \"blk.0.attn_norm.weight\" is 1 x 32, the configuration needs 1 x 64",
+        ),
+        (|f| f.tensors[1].0 = "blk.7.attn_norm.weight".into(), "tensor \"blk.0.attn_norm.weight\" is missing"),
+        (
+            |f| f.tensors.push(("blk.7.attn_norm.weight".into(), vec![64], 0, vec![0; 256])),
+            "tensor \"blk.7.attn_norm.weight\" is not part of a Llama of this shape",
+        ),
         (|f| _ = f.set("llama.attention.head_count_kv", Meta::I32s(vec![2, 2])), "llama.attention.head_count_kv"),
         (|f| _ = f.set("llama.vocab_size", Meta::U32(39)), "tokenizer.ggml.tokens has 40 tokens"),
         (|f| _ = f.set("tokenizer.ggml.token_type", Meta::I32s(vec![1; 39])), "tokenizer.ggml.token_type"),

@@ -1,6 +1,7 @@
 //! Small valid checkpoints, written by hand.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use lima::model::config::LlamaConfig;
@@ -119,6 +120,9 @@ fn put_meta(out: &mut Vec<u8>, key: &str, value: &Meta) {
     }
 }
 
+/// Of tensor data.
+const ALIGNMENT: usize = 32;
+
 /// What goes into a GGUF file; change it, then [`GgufFile::bytes`].
 #[derive(Clone)]
 pub struct GgufFile {
@@ -140,7 +144,7 @@ pub fn type_number(dtype: DType) -> u32 {
     }
 }
 
-fn gguf_name(hf: &str) -> String {
+pub fn gguf_name(hf: &str) -> String {
     let fixed = [
         ("model.embed_tokens", "token_embd"),
         ("model.norm", "output_norm"),
@@ -224,31 +228,49 @@ impl GgufFile {
         self
     }
 
-    /// The file, and where its header ends.
-    pub fn bytes_and_header(&self) -> (Vec<u8>, usize) {
-        const ALIGNMENT: usize = 32;
+    /// Everything before the tensors' data, and where the data of each goes after it.
+    fn header(&self) -> (Vec<u8>, Vec<usize>) {
         let mut out = b"GGUF".to_vec();
         out.extend(self.version.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
         out.extend((self.metadata.len() as u64).to_le_bytes());
         self.metadata.iter().for_each(|(key, value)| put_meta(&mut out, key, value));
-        let mut data = Vec::new();
+        let (mut offsets, mut end) = (Vec::new(), 0usize);
         for (name, dims, kind, bytes) in &self.tensors {
-            data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+            let offset = end.next_multiple_of(ALIGNMENT);
             put_str(&mut out, name);
             out.extend((dims.len() as u32).to_le_bytes());
             dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
             out.extend(kind.to_le_bytes());
-            out.extend((data.len() as u64).to_le_bytes());
-            data.extend(bytes);
+            out.extend((offset as u64).to_le_bytes());
+            offsets.push(offset);
+            end = offset + bytes.len();
         }
-        let header = out.len();
-        out.resize(header.next_multiple_of(ALIGNMENT), 0);
-        out.extend(data);
-        (out, header)
+        (out, offsets)
+    }
+
+    /// The file, and where its header ends.
+    pub fn bytes_and_header(&self) -> (Vec<u8>, usize) {
+        let mut out = Vec::new();
+        self.write(&mut out).unwrap();
+        (out, self.header().0.len())
     }
 
     pub fn bytes(&self) -> Vec<u8> {
         self.bytes_and_header().0
+    }
+
+    pub fn write(&self, to: &mut impl Write) -> std::io::Result<()> {
+        let (header, offsets) = self.header();
+        to.write_all(&header)?;
+        let pad = |n: usize| vec![0; n.next_multiple_of(ALIGNMENT) - n];
+        to.write_all(&pad(header.len()))?;
+        let mut end = 0;
+        for ((.., bytes), offset) in self.tensors.iter().zip(offsets) {
+            to.write_all(&vec![0; offset - end])?;
+            to.write_all(bytes)?;
+            end = offset + bytes.len();
+        }
+        Ok(())
     }
 }

@@ -1,116 +1,55 @@
 //! Writes a model's weights to a small GGUF file in another number format.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::Path;
 
 use lima::model::weights::Checkpoint;
 use lima::ops::quant::{DType, dequantize_row, quantize_row};
 
-fn string(out: &mut Vec<u8>, s: &str) {
-    out.extend((s.len() as u64).to_le_bytes());
-    out.extend(s.as_bytes());
-}
-
-fn key_u32(out: &mut Vec<u8>, key: &str, value: usize) {
-    string(out, key);
-    out.extend(4u32.to_le_bytes());
-    out.extend((value as u32).to_le_bytes());
-}
-
-fn key_f32(out: &mut Vec<u8>, key: &str, value: f32) {
-    string(out, key);
-    out.extend(6u32.to_le_bytes());
-    out.extend(value.to_le_bytes());
-}
-
-fn gguf_name(hf: &str) -> String {
-    let parts = [
-        ("model.embed_tokens", "token_embd"),
-        ("model.norm", "output_norm"),
-        ("lm_head", "output"),
-        ("model.layers.", "blk."),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-    ];
-    parts.iter().fold(hf.to_owned(), |name, (from, to)| name.replace(from, to))
-}
-
-/// GGUF's number of a type.
-fn type_id(dtype: DType) -> u32 {
-    match dtype {
-        DType::F32 => 0,
-        DType::F16 => 1,
-        DType::Q4_0 => 2,
-        DType::Q4_1 => 3,
-        DType::Q8_0 => 8,
-        DType::BF16 => 30,
-        other => panic!("{} is not written here", other.name()),
-    }
-}
+use crate::load::writer::{GgufFile, Meta, gguf_name, type_number};
 
 /// Copies the weights of `from` (a LLaMA without rope scaling) to `to`, matrices stored as `dtype`.
 pub fn requantize(from: &Path, to: &Path, dtype: DType) {
     let checkpoint = Checkpoint::open(from).unwrap();
     let config = checkpoint.config();
-    let mut meta = Vec::new();
-    string(&mut meta, "general.architecture");
-    meta.extend(8u32.to_le_bytes());
-    string(&mut meta, "llama");
-    key_u32(&mut meta, "llama.block_count", config.num_layers);
-    key_u32(&mut meta, "llama.embedding_length", config.hidden_size);
-    key_u32(&mut meta, "llama.feed_forward_length", config.intermediate_size);
-    key_u32(&mut meta, "llama.attention.head_count", config.num_heads);
-    key_u32(&mut meta, "llama.attention.head_count_kv", config.num_kv_heads);
-    key_u32(&mut meta, "llama.attention.key_length", config.head_dim);
-    key_u32(&mut meta, "llama.context_length", config.max_position_embeddings);
-    key_u32(&mut meta, "llama.vocab_size", config.vocab_size);
-    key_f32(&mut meta, "llama.attention.layer_norm_rms_epsilon", config.rms_norm_eps);
-    key_f32(&mut meta, "llama.rope.freq_base", config.rope_theta);
-    let num_keys = 11u64;
+    let size = |n: usize| Meta::U32(n as u32);
+    let metadata = [
+        ("general.architecture", Meta::Str("llama")),
+        ("llama.block_count", size(config.num_layers)),
+        ("llama.embedding_length", size(config.hidden_size)),
+        ("llama.feed_forward_length", size(config.intermediate_size)),
+        ("llama.attention.head_count", size(config.num_heads)),
+        ("llama.attention.head_count_kv", size(config.num_kv_heads)),
+        ("llama.attention.key_length", size(config.head_dim)),
+        ("llama.context_length", size(config.max_position_embeddings)),
+        ("llama.vocab_size", size(config.vocab_size)),
+        ("llama.attention.layer_norm_rms_epsilon", Meta::F32(config.rms_norm_eps)),
+        ("llama.rope.freq_base", Meta::F32(config.rope_theta)),
+    ]
+    .map(|(key, value)| (key.to_owned(), value));
 
-    let names: Vec<&str> = checkpoint.names().collect();
-    let (mut infos, mut data) = (Vec::new(), Vec::new());
-    for name in &names {
+    let written = checkpoint.names().map(|name| {
         let view = checkpoint.tensor(name).unwrap();
         let vector = view.rows == 1;
         let to = if vector { DType::F32 } else { dtype };
-        string(&mut infos, &gguf_name(name));
-        let dims: &[usize] = if vector { &[view.cols] } else { &[view.cols, view.rows] };
-        infos.extend((dims.len() as u32).to_le_bytes());
-        dims.iter().for_each(|d| infos.extend((*d as u64).to_le_bytes()));
-        infos.extend(type_id(to).to_le_bytes());
-        infos.extend((data.len() as u64).to_le_bytes());
+        let (cols, rows) = (view.cols as u64, view.rows as u64);
+        let dims = if vector { vec![cols] } else { vec![cols, rows] };
 
         let mut numbers = vec![0f32; view.cols];
-        let mut bytes = vec![0u8; to.row_bytes(view.cols).unwrap()];
+        let row_bytes = to.row_bytes(view.cols).unwrap();
+        let mut data = vec![0u8; view.rows * row_bytes];
         let half = config.head_dim / 2;
         let rotated = name.contains("q_proj") || name.contains("k_proj");
-        for stored in 0..view.rows {
+        for (stored, bytes) in data.chunks_exact_mut(row_bytes).enumerate() {
             // GGUF keeps rotated pairs together: file row 2j is j, 2j + 1 is j + half, head by head.
             let (head, within) = (stored / (2 * half) * (2 * half), stored % (2 * half));
             let row = if rotated { head + within / 2 + within % 2 * half } else { stored };
             dequantize_row(view.dtype, view.row(row), &mut numbers);
-            quantize_row(to, &numbers, &mut bytes);
-            data.extend_from_slice(&bytes);
+            quantize_row(to, &numbers, bytes);
         }
-        data.resize(data.len().next_multiple_of(32), 0);
-    }
-
-    let mut out = b"GGUF".to_vec();
-    out.extend(3u32.to_le_bytes());
-    out.extend((names.len() as u64).to_le_bytes());
-    out.extend(num_keys.to_le_bytes());
-    out.extend(meta);
-    out.extend(infos);
-    out.resize(out.len().next_multiple_of(32), 0);
-    let mut file = std::fs::File::create(to).unwrap();
-    file.write_all(&out).unwrap();
-    file.write_all(&data).unwrap();
+        (gguf_name(name), dims, type_number(to), data)
+    });
+    let file = GgufFile { version: 3, metadata: metadata.to_vec(), tensors: written.collect() };
+    file.write(&mut BufWriter::new(File::create(to).unwrap())).unwrap();
 }

@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
 
     pub fn string(&mut self, what: &str) -> Result<&'a str, FormatError> {
         let len = self.u64()?;
-        let len = self.check_count(len, 1, "bytes of text")?;
+        let len = self.check_count(len, 1, &format!("bytes of {what}"))?;
         std::str::from_utf8(self.bytes(len)?).map_err(|_| FormatError(format!("{what} is not UTF-8")))
     }
 }
