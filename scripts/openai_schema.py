@@ -68,11 +68,11 @@ class Checker:
     def completion(self, **fields):
         status, text = self.call("/completions", {"model": self.model, "prompt": "A colour:", "max_tokens": 8} | fields)
         assert status == 200, text
-        answers = [json.loads(text)]
+        events = [text, "[DONE]"]
         if fields.get("stream"):
             events = [line.removeprefix("data: ") for line in text.splitlines() if line]
-            assert events[-1] == "[DONE]", events[-1]
-            answers = [json.loads(event) for event in events[:-1]]
+        assert events[-1] == "[DONE]", events[-1]
+        answers = [json.loads(event) for event in events[:-1]]
         for answer in answers:
             for choice in answer["choices"]:
                 # What the description does not know: the first token of an echoed prompt has no probability, and a

@@ -54,6 +54,12 @@ fn tokens(model: &ServedModel, body: &[u8]) -> Result<Tokenized, ApiError> {
                 return Err(ApiError::unsupported("add_special_tokens", message));
             }
             let extra = f.object("chat_template_kwargs")?.map(Fields::into_map).unwrap_or_default();
+            for name in ["messages", "add_generation_prompt"] {
+                if extra.contains_key(name) {
+                    let param = format!("chat_template_kwargs.{name}");
+                    return Err(ApiError::value(param, "invalid_value", "it is a field of the request itself"));
+                }
+            }
             f.finish()?;
             render(model, &messages, add_generation_prompt, &extra)?
         }

@@ -173,7 +173,9 @@ fn scores_and_states_depend_on_the_prompt_alone() {
                     }
                 }
             }
-            assert_eq!(engine.preemptions() > 0, setting.num_blocks == 6, "{name}");
+            // With the cache, sequences share enough to fit.
+            let (scarce, preempted) = (setting.num_blocks == 6, engine.preemptions() > 0);
+            assert!(preempted == scarce || scarce && setting.prefix_caching, "{name}");
         }
     }
 }

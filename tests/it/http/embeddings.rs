@@ -170,7 +170,12 @@ async fn tokenize_and_back() {
         ("/tokenize", json!({"messages": []}), 400, "messages"),
         ("/tokenize", json!({"messages": messages, "continue_final_message": true}), 400, "continue_final_message"),
         ("/tokenize", json!({"messages": messages, "add_special_tokens": true}), 400, "add_special_tokens"),
-        ("/tokenize", json!({"messages": messages, "chat_template_kwargs": {"messages": []}}), 400, "messages"),
+        (
+            "/tokenize",
+            json!({"messages": messages, "chat_template_kwargs": {"messages": []}}),
+            400,
+            "chat_template_kwargs.messages",
+        ),
         ("/tokenize", json!({"prompt": "a", "x": 1}), 400, "x"),
         ("/tokenize", json!({"prompt": "a", "model": "other"}), 404, "model"),
         ("/detokenize", json!({}), 400, "tokens"),

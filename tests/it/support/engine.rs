@@ -63,14 +63,17 @@ impl Setting {
     }
 }
 
+/// Tokens and the bits of their log-probabilities.
+pub type Top = Vec<(TokenId, u32)>;
+
 /// All that a request's reader saw, floats as bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     pub tokens: Vec<TokenId>,
     pub logprobs: Vec<u32>,
-    pub top: Vec<Vec<(TokenId, u32)>>,
+    pub top: Vec<Top>,
     /// Of the prompt's tokens from the second on: id, bits, rank, and the most likely ones.
-    pub scores: Vec<(TokenId, u32, u32, Vec<(TokenId, u32)>)>,
+    pub scores: Vec<(TokenId, u32, u32, Top)>,
     pub pooled: Option<Vec<u32>>,
     pub finish: FinishReason,
 }
@@ -132,7 +135,7 @@ impl Drop for Running {
     }
 }
 
-fn bits(top: &[(TokenId, f32)]) -> Vec<(TokenId, u32)> {
+fn bits(top: &[(TokenId, f32)]) -> Top {
     top.iter().map(|(id, p)| (*id, p.to_bits())).collect()
 }
 
