@@ -105,9 +105,7 @@ impl EngineMetrics {
                 s.blocks_in_use.load(Relaxed) as f64 / s.blocks_total.load(Relaxed).max(1) as f64
             }),
             gauge(own("lora_adapters", "LoRA adapters loaded."), |s| s.adapters.load(Relaxed) as f64),
-            gauge(own("lora_adapter_bytes", "Memory of the LoRA adapters."), |s| {
-                s.adapter_bytes.load(Relaxed) as f64
-            }),
+            gauge(own("lora_adapter_bytes", "Memory of the LoRA adapters."), |s| s.adapter_bytes.load(Relaxed) as f64),
         ];
         let blocks = GaugeVec::new(own("kv_blocks", "KV blocks by state."), &["state"]).expect("a valid metric");
         register(&registry, blocks.clone());

@@ -22,7 +22,7 @@ pub fn next_token(
     adapter: Option<AdapterSlot>,
     vocab_size: u32,
 ) -> TokenId {
-    let mut hash = adapter.map_or(0, |slot| mix(u64::from(slot.index) + 1, slot.generation));
+    let mut hash = adapter.map_or(0, |slot| mix(mix(1, u64::from(slot.index)), slot.generation));
     if params.temperature > 0.0 {
         hash = mix(mix(hash, params.seed), u64::from(params.choice) + 1);
     }

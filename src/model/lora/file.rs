@@ -9,7 +9,8 @@ use super::{Pair, Projection};
 use crate::model::config::LlamaConfig;
 use crate::model::weights::error::shown;
 use crate::model::weights::gguf::TensorInfo;
-use crate::model::weights::{LoadError, TensorView, safetensors};
+use crate::model::weights::safetensors::parse as parse_safetensors;
+use crate::model::weights::{LoadError, TensorView};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -54,7 +55,7 @@ impl Adapter {
         let most: usize = Projection::ALL.iter().map(|p| p.shape(config)).map(|(out, cols)| out + cols).sum();
         let most = (most * 4 * config.num_layers) as u64 * max_rank as u64;
         let bytes = read(&path, most + MAX_JSON)?;
-        let tensors = safetensors::parse(&bytes).map_err(|e| LoadError::file(&path, e))?;
+        let tensors = parse_safetensors(&bytes).map_err(|e| LoadError::file(&path, e))?;
         let pairs = Reader { path: &path, bytes: &bytes, tensors }.pairs(&peft, config)?;
         Ok(Self { pairs })
     }

@@ -123,7 +123,6 @@ impl Checkpoint {
         LoadError::file(&path, format!("tensor {} {what}", shown(&self.own_name(hf_name))))
     }
 
-
     /// The file to name where no single one is at fault: the only one, the index, or what was asked for.
     fn whole(&self) -> PathBuf {
         match (&self.source, &self.files[..]) {

@@ -80,11 +80,11 @@ fn answers_do_not_depend_on_neighbours() {
         let leases = THREE.map(|name| engine.handle.load_adapter(weights(name)).unwrap());
         let who = |i: usize, leases: &[AdapterLease; 3]| leases.get(i % 4).cloned();
         let requests = |leases: &[AdapterLease; 3]| -> Vec<Request> {
-            (0..12).map(|i| make(&prompt(i, 33 + 7 * i % 50), 40, who(i, leases).as_ref())).collect()
+            (0..12).map(|i| make(&prompt(i, 33 + 7 * i % 50), 70, who(i, leases).as_ref())).collect()
         };
         let alone: Vec<Output> = requests(&leases).into_iter().map(|r| engine.ask(&[r]).remove(0).0).collect();
         assert!(alone.iter().enumerate().all(|(i, a)| alone[..i].iter().all(|b| b.tokens != a.tokens)));
-        let few = Setting { num_blocks: 12, prefix_caching: false, ..base };
+        let few = Setting { num_blocks: 10, prefix_caching: false, ..base };
         for (how, setting) in [
             ("together", Setting { threads: 2, ..base }),
             ("in chunks", Setting { max_num_batched_tokens: 16, threads: 2, ..base }),
@@ -153,11 +153,6 @@ fn an_adapter_in_use_is_not_unloaded() {
             Event::Token(t) => tokens.push(t.token),
             Event::Failed(e) => panic!("{e}"),
             _ => {}
-        }
-        if tokens.len() == 1 {
-            // The slot is taken until both have ended.
-            assert_eq!(loaded(&engine).0, 1);
-            assert_eq!(engine.handle.load_adapter(weights("gqa-qv")).unwrap_err(), AdapterError::Full(1));
         }
     }
     assert_eq!(tokens, undisturbed.tokens);

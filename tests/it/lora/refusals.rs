@@ -102,5 +102,5 @@ fn files_are_refused() {
     assert!(open(dir.path()).unwrap_err().contains("adapter_config.json: is not a JSON object"));
     assert!(open(std::path::Path::new("/nonexistent")).unwrap_err().contains("/nonexistent/adapter_config.json"));
     // Another model's adapter.
-    assert!(open(&folder("llama3-mlp")).unwrap_err().contains("safetensors: "));
+    assert!(open(&folder("mqa-odd-all")).unwrap_err().contains("safetensors: "));
 }
