@@ -31,6 +31,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
         anyhow::bail!("{}: the tokenizer has {tokens} tokens, the model's vocabulary only {rows}", path.display());
     }
 
+    let tokens = tokens - padding_tokens(&checkpoint, tokens);
     let total = checkpoint.total_bytes() as u64;
     progress.begin("loading weights", total);
     let bar = weights_bar(total);
@@ -43,11 +44,12 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
         kv_cache_memory: config.kv_cache_memory.map(|b| b.0),
         level,
     };
-    let loaded = runner::load(&checkpoint, &options, |bytes| {
+    let mut loaded = runner::load(&checkpoint, &options, |bytes| {
         progress.set(bytes);
         bar.set_position(bytes);
     })?;
     bar.finish_and_clear();
+    loaded.executor.sample_below(tokens);
     tracing::info!(
         "weights {:.0} MiB, KV cache {:.0} MiB, {} threads, {level}",
         total as f64 / 1048576.0,
@@ -75,7 +77,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
         renderer,
         name: name(&source, &path),
         root: source.to_string(),
-        vocab_size: shape.vocab_size,
+        vocab_size: tokens,
         eos,
         defaults: Sampling {
             temperature: defaults.temperature,
@@ -130,6 +132,16 @@ fn renderer(config: &Config, checkpoint: &Checkpoint, path: &Path) -> anyhow::Re
             PromptRenderer::with_source(renderer.tokenizer().clone(), Some(&source))
                 .with_context(|| format!("--chat-template {}", file.display()))
         }
+    }
+}
+
+/// Tokens at the end that only fill the embedding up: converters to GGUF write them as unused tokens.
+fn padding_tokens(checkpoint: &Checkpoint, tokens: usize) -> usize {
+    const UNUSED: i32 = 5;
+    let types = checkpoint.gguf_vocab().map_or(&[][..], |vocab| &vocab.token_types);
+    match types.len() == tokens {
+        true => types.iter().rev().take_while(|kind| **kind == UNUSED).count().min(tokens.saturating_sub(1)),
+        false => 0,
     }
 }
 
