@@ -153,11 +153,8 @@ const READ: &[&str] = &[
 ];
 
 /// Keys that describe where the file came from. The original context length matters to YaRN alone, which is refused.
-const HARMLESS: &[&str] = &[
-    "llama.tensor_data_layout",
-    "llama.rope.scaling.original_context_length",
-    "llama.rope.scaling.finetuned",
-];
+const HARMLESS: &[&str] =
+    &["llama.tensor_data_layout", "llama.rope.scaling.original_context_length", "llama.rope.scaling.finetuned"];
 
 /// Keys under which 1 is nothing.
 const ONE: &[&str] = &[

@@ -226,9 +226,26 @@ fn rope_fields_of_other_writers() {
 #[test]
 fn extreme_values() {
     let numbers = [
-        json!(0), json!(1), json!(-1), json!(2), json!(3), json!(1u64 << 20), json!(1u64 << 40), json!(u64::MAX),
-        json!(i64::MIN), json!(0.5), json!(-0.0), json!(1e-320), json!(1e300), json!(-1e300), json!([]), json!({}),
-        json!(""), json!(true), json!([1, [2]]), json!({"factor": 1e300}),
+        json!(0),
+        json!(1),
+        json!(-1),
+        json!(2),
+        json!(3),
+        json!(1u64 << 20),
+        json!(1u64 << 40),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!(0.5),
+        json!(-0.0),
+        json!(1e-320),
+        json!(1e300),
+        json!(-1e300),
+        json!([]),
+        json!({}),
+        json!(""),
+        json!(true),
+        json!([1, [2]]),
+        json!({"factor": 1e300}),
     ];
     let fields: Vec<String> = object(newer()).keys().cloned().collect();
     for field in fields.iter().map(String::as_str).chain(["sliding_window", "rope_theta", "rope_scaling"]) {
