@@ -150,7 +150,7 @@ fn attention(c: &mut Criterion) {
     for (heads, kv_heads) in [(9, 3), (32, 4)] {
         let mut group = c.benchmark_group(format!("attention/{heads}x{kv_heads}x{HEAD_DIM}"));
         settings(&mut group);
-        for kv in [KvType::F32, KvType::BF16] {
+        for kv in [KvType::F32, KvType::BF16, KvType::Int8] {
             for depth in [CHUNK, 4096] {
                 let positions = (depth + 1).next_multiple_of(BLOCK_SIZE);
                 let blocks = positions / BLOCK_SIZE;
@@ -173,8 +173,7 @@ fn attention(c: &mut Criterion) {
 
                 let tokens = Tokens::new([(depth, 1, 0)]);
                 attend(&mut ops, &table, &projection, 0, &tokens);
-                let element = if kv == KvType::F32 { 4 } else { 2 };
-                group.throughput(Throughput::BytesDecimal(((depth + 1) * kv_heads * HEAD_DIM * 2 * element) as u64));
+                group.throughput(Throughput::BytesDecimal(((depth + 1) * KvPool::block_bytes(&one, kv) / BLOCK_SIZE) as u64));
                 let mut next = (0..layers).cycle();
                 group.bench_function(format!("decode/{kv:?}/{depth}"), |b| {
                     b.iter(|| ops.attention(next.next().expect("it cycles"), X::Qkv, &tokens.batch()).is_ok());

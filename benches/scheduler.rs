@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lima::engine::{
     BLOCK_SIZE, Core, Executor, ExecutorError, Request, RowOut, SampleInput, Sampled, SamplingParams, SchedulerConfig,
-    SeqId, StepInput, StepOutput, Ticket, TokenId,
+    SeqId, StepInput, StepOutput, Task, Ticket, TokenId,
 };
 use smallvec::smallvec;
 
@@ -53,6 +53,7 @@ fn core(max_num_seqs: usize, max_model_len: usize, num_blocks: usize, prefix_cac
 fn request(prompt: impl Iterator<Item = TokenId>, max_tokens: usize) -> Request {
     Request {
         prompt: prompt.collect(),
+        task: Task::default(),
         params: Arc::new(SamplingParams { max_tokens: max_tokens as u32, ..SamplingParams::default() }),
         priority: 0,
         cache_salt: None,

@@ -28,6 +28,7 @@ fn steps(c: &mut Criterion) {
     let options = RunnerOptions {
         threads: std::env::var("LIMA_THREADS").ok().map(|n| n.parse().expect("LIMA_THREADS is a number")),
         format: None,
+        kv_cache: None,
         max_model_len: Some(2 * DEPTH),
         max_num_batched_tokens: 512,
         max_num_seqs: SEQS,

@@ -1,6 +1,6 @@
 //! Prefill and decode speed of a model, as `llama-bench` measures it:
 //!
-//! `cargo bench --bench throughput -- MODEL... [-p 512] [-n 128] [-b 1] [-d 0] [-t THREADS] [-r 5] [--json]`
+//! `cargo bench --bench throughput -- MODEL... [-p 512] [-n 128] [-b 1] [-d 0] [-t THREADS] [-r 5] [--kv f32|bf16|int8] [--json]`
 //!
 //! For each model: tokens per second of one prompt of `-p` tokens, and of `-n` decode steps of `-b` sequences
 //! that already hold `-d` tokens; the median of `-r` runs. A table, or with `--json` one object a line.
@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use lima::engine::BLOCK_SIZE;
 use lima::model::weights::Checkpoint;
+use lima::ops::cpu::kv::KvType;
 use lima::ops::cpu::level::Level;
 use lima::runner::{RunnerOptions, load};
 use serde_json::json;
@@ -25,17 +26,22 @@ fn median(mut x: Vec<f64>) -> f64 {
 fn main() {
     let mut args = std::env::args().skip(1).filter(|a| a != "--bench").peekable();
     let (mut p, mut n, mut b, mut d, mut r, mut threads, mut models) = (512, 128, 1, 0, 5, None, Vec::new());
-    let mut as_json = false;
+    let (mut as_json, mut kv_cache) = (false, None);
     while let Some(arg) = args.next() {
-        let mut number = || args.next().and_then(|v| v.parse::<usize>().ok()).expect("a number after the flag");
+        let number = |args: &mut dyn Iterator<Item = String>| args.next().and_then(|v| v.parse::<usize>().ok()).expect("a number after the flag");
         match arg.as_str() {
-            "-p" => p = number(),
-            "-n" => n = number(),
-            "-b" => b = number(),
-            "-d" => d = number(),
-            "-r" => r = number(),
-            "-t" => threads = Some(number()),
+            "-p" => p = number(&mut args),
+            "-n" => n = number(&mut args),
+            "-b" => b = number(&mut args),
+            "-d" => d = number(&mut args),
+            "-r" => r = number(&mut args),
+            "-t" => threads = Some(number(&mut args)),
             "--json" => as_json = true,
+            "--kv" => {
+                let name = args.next().expect("a type after --kv");
+                let kinds = [KvType::F32, KvType::BF16, KvType::Int8];
+                kv_cache = Some(kinds.into_iter().find(|k| k.name() == name).expect("f32, bf16 or int8"));
+            }
             _ => models.push(arg),
         }
     }
@@ -50,6 +56,7 @@ fn main() {
         let options = RunnerOptions {
             threads,
             format: None,
+            kv_cache,
             max_model_len: Some(len),
             max_num_batched_tokens: p.max(512),
             max_num_seqs: b.max(1),
@@ -91,7 +98,7 @@ fn main() {
         let (prefill, decode) = (rate(prefill), rate(decode));
         if as_json {
             let line = json!({
-                "model": path, "level": level.to_string(), "threads": used, "runs": r,
+                "model": path, "kv_cache": loaded.kv_cache.name(), "level": level.to_string(), "threads": used, "runs": r,
                 "n_prompt": p, "n_gen": n, "batch": b, "depth": d,
                 "prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode,
             });

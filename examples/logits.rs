@@ -63,6 +63,7 @@ fn main() -> anyhow::Result<()> {
     let options = RunnerOptions {
         threads,
         format: format(&dtype)?,
+        kv_cache: None,
         max_model_len: Some(longest),
         max_num_batched_tokens: CHUNK,
         max_num_seqs: CHUNK,
@@ -86,7 +87,7 @@ fn main() -> anyhow::Result<()> {
                     start,
                     len: tokens.len(),
                     blocks: 0..end.div_ceil(lima::engine::BLOCK_SIZE),
-                    want: Want::PromptLogprobs,
+                    want: Want::Sample { last: tokens.len() },
                     adapter: None,
                 }],
                 ..StepInput::default()

@@ -8,6 +8,7 @@ the client expects it.
 """
 
 import asyncio
+import math
 import sys
 
 import openai
@@ -138,6 +139,69 @@ def logprobs(client, model):
     check(len(content) == answer.usage.completion_tokens, "one for each token")
 
 
+def completions(client, model):
+    heading("completions: echo scores the prompt")
+    prompt = "The capital of France is"
+    scored = client.completions.create(
+        model=model, prompt=prompt, max_tokens=4, temperature=0, echo=True, logprobs=2
+    ).choices[0]
+    say("text", scored.text)
+    arrays = scored.logprobs
+    check(scored.text.startswith(prompt), "the prompt comes first")
+    check(arrays.token_logprobs[0] is None and arrays.top_logprobs[0] is None, "nothing precedes the first token")
+    sizes = {len(a) for a in (arrays.tokens, arrays.token_logprobs, arrays.top_logprobs, arrays.text_offset)}
+    check(len(sizes) == 1, sizes)
+    rows = zip(arrays.tokens, arrays.token_logprobs, arrays.top_logprobs, arrays.text_offset)
+    for token, logprob, top, offset in rows:
+        print(f"           {offset:>3} {token!r:>12} {logprob if logprob is None else round(logprob, 3)}")
+        check(scored.text.startswith(token, offset), "the offset is where the token stands")
+        # A greedy token is the best of its own list, to the last digit.
+        check(logprob is None or offset < len(prompt) or logprob == max(top.values()), (token, logprob, top))
+
+    heading("completions: the best of four, batches in order, streams")
+    four = client.completions.create(
+        model=model, prompt=prompt, max_tokens=8, temperature=1, seed=3, n=4, logprobs=0
+    ).choices
+    mean = lambda choice: sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
+    best = client.completions.create(model=model, prompt=prompt, max_tokens=8, temperature=1, seed=3, best_of=4)
+    for choice in four:
+        say(f"{mean(choice):.3f}", choice.text)
+    check(best.choices[0].text == max(four, key=mean).text, "the best is the likeliest")
+    check(best.usage.completion_tokens >= 4, "all four count")
+    prompts = [prompt, "Two and two make"]
+    greedy = {"model": model, "max_tokens": 6, "temperature": 0}
+    batch = client.completions.create(prompt=prompts, n=2, **greedy)
+    check([c.index for c in batch.choices] == [0, 1, 2, 3], "prompt by prompt")
+    for i, text in enumerate(prompts):
+        alone = client.completions.create(prompt=text, **greedy).choices[0].text
+        check([c.text for c in batch.choices[2 * i : 2 * i + 2]] == [alone, alone], "a batch changes nothing")
+    parts = [""] * 2
+    for chunk in client.completions.create(prompt=prompts, stream=True, **greedy):
+        for choice in chunk.choices:
+            parts[choice.index] += choice.text
+    check(parts == [batch.choices[0].text, batch.choices[2].text], "the stream differs")
+
+
+def embeddings(client, model):
+    heading("embeddings")
+    texts = ["The cat sat on the mat.", "A cat was sitting on a rug.", "Interest rates rose by a quarter."]
+    # The client asks for base64 unless told otherwise, and decodes it.
+    coded = client.embeddings.create(model=model, input=texts)
+    plain = client.embeddings.create(model=model, input=texts, encoding_format="float")
+    check([e.index for e in plain.data] == [0, 1, 2], "in order")
+    dot = lambda a, b: sum(x * y for x, y in zip(a, b))
+    for a, b in zip(coded.data, plain.data):
+        check(max(abs(x - y) for x, y in zip(a.embedding, b.embedding)) < 1e-7, "float and base64 differ")
+        check(math.isclose(dot(b.embedding, b.embedding), 1, rel_tol=1e-5), "of length 1")
+    vectors = [e.embedding for e in plain.data]
+    near, far = dot(vectors[0], vectors[1]), dot(vectors[0], vectors[2])
+    print(f"           {len(vectors[0])} dimensions; cats {near:.3f}, cat and rates {far:.3f}")
+    check(near > far, "what means the same is nearer")
+    last = client.embeddings.create(model=model, input=texts[0], extra_body={"pooling": "last"})
+    check(last.data[0].embedding != vectors[0], "another pooling, another vector")
+    check(last.usage.prompt_tokens == last.usage.total_tokens > 0, last.usage)
+
+
 def errors(client, model):
     heading("errors")
     for kind, status, arguments in [
@@ -166,6 +230,8 @@ def main():
     asyncio.run(many(base_url, model))
     choices(client, model)
     logprobs(client, model)
+    completions(client, model)
+    embeddings(client, model)
     errors(client, model)
     print("\nall as expected")
 

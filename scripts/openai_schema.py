@@ -65,6 +65,27 @@ class Checker:
         for event in events[:-1]:
             self.check("CreateChatCompletionStreamResponse", json.loads(event))
 
+    def completion(self, **fields):
+        status, text = self.call("/completions", {"model": self.model, "prompt": "A colour:", "max_tokens": 8} | fields)
+        assert status == 200, text
+        answers = [json.loads(text)]
+        if fields.get("stream"):
+            events = [line.removeprefix("data: ") for line in text.splitlines() if line]
+            assert events[-1] == "[DONE]", events[-1]
+            answers = [json.loads(event) for event in events[:-1]]
+        for answer in answers:
+            for choice in answer["choices"]:
+                # What the description does not know: the first token of an echoed prompt has no probability, and a
+                # chunk in the middle of a stream no reason to end.
+                for name in ("token_logprobs", "top_logprobs"):
+                    if fields.get("echo") and choice["logprobs"] and choice["logprobs"]["text_offset"][0] == 0:
+                        assert choice["logprobs"][name].pop(0) is None, choice
+                if fields.get("stream"):
+                    choice["finish_reason"] = choice["finish_reason"] or "stop"
+            if fields.get("stream") and answer.get("usage", 0) is None:
+                del answer["usage"]
+            self.check("CreateCompletionResponse", answer)
+
     def run(self):
         status, text = self.call("/models")
         assert status == 200, text
@@ -85,11 +106,29 @@ class Checker:
             self.chat(**fields)
             self.chat(stream=True, **fields)
             self.chat(stream=True, stream_options={"include_usage": True}, **fields)
+        for fields in [
+            {},
+            {"prompt": ["One", "Two"], "n": 2, "seed": 7},
+            {"prompt": [[1, 2, 3]], "logprobs": 0},
+            {"logprobs": 3, "stop": "\n"},
+            {"echo": True, "logprobs": 1, "max_tokens": 1},
+            {"echo": True},
+        ]:
+            self.completion(**fields)
+            self.completion(stream=True, **fields)
+            self.completion(stream=True, stream_options={"include_usage": True}, **fields)
+        self.completion(best_of=3)
+        for fields in [{"input": "text"}, {"input": ["one", "two"]}, {"input": [1, 2]}, {"input": [[1], [2, 3]]}]:
+            status, text = self.call("/embeddings", {"model": self.model} | fields)
+            assert status == 200, text
+            self.check("CreateEmbeddingResponse", json.loads(text))
         for status_wanted, path, body in [
             (404, "/models/none", None),
             (404, "/nowhere", None),
             (405, "/chat/completions", None),
             (400, "/chat/completions", {"model": self.model, "messages": []}),
+            (400, "/completions", {"model": self.model, "prompt": []}),
+            (400, "/embeddings", {"model": self.model, "input": "a", "dimensions": 3}),
             (400, "/chat/completions", {"model": self.model, "messages": [{"role": "user", "content": 1}]}),
         ]:
             status, text = self.call(path, body)

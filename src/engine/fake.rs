@@ -4,6 +4,8 @@
 //! the row's block table leads to. A wrong table, a block used twice or a wrong position therefore
 //! changes the output, and [`oracle`] says what it should have been.
 
+mod model;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,7 +17,9 @@ use super::executor::{
     Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, StepInput, StepOutput, Ticket, TokenSource,
     Want,
 };
-use super::types::{AdapterSlot, BLOCK_SIZE, FinishReason, Request, SamplingParams, TokenId};
+use super::types::{AdapterSlot, BLOCK_SIZE, Pooling, SeqId, TokenId};
+use model::masked;
+pub use model::{FAKE_HIDDEN, fake_hidden, next_token, oracle, oracle_pooled, oracle_scores, score_token};
 
 /// The output token at an index of a prompt; `None` leaves it to the hash.
 pub type Script = Box<dyn Fn(&[TokenId], usize) -> Option<TokenId> + Send>;
@@ -141,11 +145,14 @@ pub struct FakeExecutor {
     control: FakeControl,
     /// Token at each position of each block.
     pool: Vec<Option<TokenId>>,
-    /// Of the step being made: what each row attends to, if it samples, and the fault it will have.
+    /// Of the step being made: what each row attends to, if that is wanted, and the fault it will have.
     contexts: Vec<Vec<TokenId>>,
     adapters: Vec<Option<AdapterSlot>>,
     fault: Option<Fault>,
-    num_rows: usize,
+    /// Results of the step being made, but for sampling.
+    made: StepOutput,
+    /// Sums of hidden states so far, with the number of tokens, of sequences that are pooled.
+    sums: HashMap<SeqId, (usize, [f64; FAKE_HIDDEN])>,
     /// Tokens sampled by the rows of the step before.
     previous: Vec<Option<TokenId>>,
     in_flight: VecDeque<(Ticket, Result<StepOutput, ExecutorError>)>,
@@ -164,7 +171,8 @@ impl FakeExecutor {
             contexts: Vec::new(),
             adapters: Vec::new(),
             fault: None,
-            num_rows: 0,
+            made: StepOutput::default(),
+            sums: HashMap::new(),
             previous: Vec::new(),
             in_flight: VecDeque::new(),
             next_ticket: 0,
@@ -242,6 +250,51 @@ impl FakeExecutor {
     }
 }
 
+impl FakeExecutor {
+    /// Scores and pools a row; its context is read.
+    fn finish_row(&mut self, step: &StepInput, index: usize) {
+        let (row, context, adapter) = (&step.rows[index], &self.contexts[index], self.adapters[index]);
+        let out = &mut self.made.rows[index];
+        if context.len() != row.start + row.len && (row.score.is_some() || matches!(row.want, Want::Pool { .. })) {
+            *out = RowOut::Failed(format!("{:?}: the cache has holes", row.seq));
+            return;
+        }
+        if let Some(score) = &row.score {
+            let targets = step.targets[score.targets.clone()].iter().enumerate();
+            let known = |i: usize| &context[..row.start + score.first + i + 1];
+            let scored = targets.map(|(i, &t)| score_token(known(i), t, score.top, adapter, self.vocab_size));
+            self.made.scores.push((index, scored.collect()));
+        }
+        let Want::Pool { pooling, last } = row.want else { return };
+        let (pooled, done) = match pooling {
+            Pooling::Last => (fake_hidden(context, adapter), last),
+            Pooling::Mean => {
+                let (tokens, sum) = self.sums.entry(row.seq).or_default();
+                if row.start == 0 {
+                    (*tokens, *sum) = Default::default();
+                }
+                if *tokens != row.start {
+                    *out = RowOut::Failed(format!("{:?}: {tokens} tokens are summed, not {}", row.seq, row.start));
+                    return;
+                }
+                for end in row.start + 1..=context.len() {
+                    let hidden = fake_hidden(&context[..end], adapter);
+                    (0..FAKE_HIDDEN).for_each(|i| sum[i] += f64::from(hidden[i]));
+                }
+                *tokens = context.len();
+                let mean = sum.map(|s| (s / context.len() as f64) as f32);
+                if last {
+                    self.sums.remove(&row.seq);
+                }
+                (mean, last)
+            }
+        };
+        if done {
+            *out = RowOut::Pooled(pooled.to_vec());
+        }
+    }
+}
+
 fn slot_of(table: &[super::types::BlockId], position: usize) -> usize {
     table[position / BLOCK_SIZE].0 as usize * BLOCK_SIZE + position % BLOCK_SIZE
 }
@@ -258,7 +311,8 @@ impl Executor for FakeExecutor {
             return Err(ExecutorError(format!("more than {} steps in flight", self.depth)));
         }
         self.fault = lock(&self.control.0.faults).remove(&step.step);
-        self.num_rows = step.rows.len();
+        self.made = StepOutput { rows: vec![RowOut::None; step.rows.len()], scores: Vec::new() };
+        step.released.iter().for_each(|seq| _ = self.sums.remove(seq));
         for row in &step.rows {
             self.write(step, row)?;
         }
@@ -267,12 +321,13 @@ impl Executor for FakeExecutor {
         for (row, context) in step.rows.iter().zip(&mut self.contexts) {
             self.adapters.push(row.adapter);
             context.clear();
-            if matches!(row.want, Want::Sample { .. }) {
+            if row.want != Want::None || row.score.is_some() {
                 let table = step.block_table(row);
                 let read = |position| self.pool[slot_of(table, position)];
                 context.extend((0..row.start + row.len).map_while(read));
             }
         }
+        (0..step.rows.len()).for_each(|index| self.finish_row(step, index));
         match self.fault {
             Some(Fault::Forward) => {
                 self.spoil(step);
@@ -294,10 +349,14 @@ impl Executor for FakeExecutor {
         if self.fault == Some(Fault::Sample) {
             return Err(ExecutorError("injected into sample".into()));
         }
-        let mut output = StepOutput { rows: vec![RowOut::None; self.num_rows] };
+        let mut output = std::mem::take(&mut self.made);
+        let num_rows = output.rows.len();
         self.previous.clear();
-        self.previous.resize(self.num_rows, None);
+        self.previous.resize(num_rows, None);
         for row in &request.rows {
+            if matches!(output.rows[row.row], RowOut::Failed(_)) {
+                continue;
+            }
             output.rows[row.row] = match self.sample_row(row) {
                 Ok(sampled) => {
                     self.previous[row.row] = Some(sampled.token);
@@ -309,7 +368,7 @@ impl Executor for FakeExecutor {
         let result = match self.fault {
             Some(Fault::Collect) => Err(ExecutorError("injected into collect".into())),
             Some(Fault::Row(row)) => {
-                let row = row % self.num_rows.max(1);
+                let row = row % num_rows.max(1);
                 output.rows[row] = RowOut::Failed("injected into a row".into());
                 Ok(output)
             }
@@ -325,55 +384,6 @@ impl Executor for FakeExecutor {
         match self.in_flight.pop_front() {
             Some((oldest, result)) if oldest == ticket => result,
             _ => Err(ExecutorError(format!("{ticket:?} is not the oldest in flight"))),
-        }
-    }
-}
-
-/// A stirring of `value` into `hash` (splitmix64).
-fn mix(hash: u64, value: u64) -> u64 {
-    let mut z = (hash ^ value).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// The fake model: the token after `context`. The seed and choice matter unless it is greedy.
-pub fn next_token(
-    context: &[TokenId],
-    params: &SamplingParams,
-    adapter: Option<AdapterSlot>,
-    vocab_size: u32,
-) -> TokenId {
-    let mut hash = adapter.map_or(0, |slot| u64::from(slot.0) + 1);
-    if params.temperature > 0.0 {
-        hash = mix(mix(hash, params.seed), u64::from(params.choice) + 1);
-    }
-    let hash = context.iter().fold(hash, |hash, &token| mix(hash, u64::from(token)));
-    (hash % u64::from(vocab_size)) as TokenId
-}
-
-/// The first allowed token from `token` on.
-fn masked(token: TokenId, mask: Option<&[u32]>, vocab_size: u32) -> TokenId {
-    let Some(mask) = mask else { return token };
-    let allowed = |t: &TokenId| mask.get(*t as usize / 32).is_some_and(|word| word >> (t % 32) & 1 == 1);
-    (token..vocab_size).chain(0..token).find(allowed).unwrap_or(token)
-}
-
-/// What a request must generate with the fake model, computed without an engine. `max_len` limits
-/// prompt and output together.
-pub fn oracle(request: &Request, max_len: usize, vocab_size: u32) -> (Vec<TokenId>, FinishReason) {
-    let params = &request.params;
-    let mut tokens = request.prompt.to_vec();
-    let num_prompt = tokens.len();
-    loop {
-        let token = next_token(&tokens, params, request.adapter, vocab_size);
-        tokens.push(token);
-        let output = tokens.len() - num_prompt;
-        if params.stop_token_ids.contains(&token) && output > params.min_tokens as usize {
-            return (tokens.split_off(num_prompt), FinishReason::Stop);
-        }
-        if output >= params.max_tokens as usize || tokens.len() >= max_len {
-            return (tokens.split_off(num_prompt), FinishReason::Length);
         }
     }
 }

@@ -60,7 +60,7 @@ pub enum SubmitError {
         /// Their prompt tokens.
         queued_tokens: usize,
     },
-    /// Prompt and one token never fit.
+    /// The prompt, with one token if any is to be generated, never fits.
     #[error("the prompt has {prompt} tokens, but prompt and output together may have at most {limit}")]
     TooLong {
         /// Tokens of the prompt.
@@ -160,7 +160,7 @@ impl EngineHandle {
             if prompt == 0 {
                 return Err(SubmitError::EmptyPrompt);
             }
-            if prompt >= limit {
+            if request.least_len() > limit {
                 return Err(SubmitError::TooLong { prompt, limit });
             }
             prompt_tokens += prompt;
@@ -170,7 +170,8 @@ impl EngineHandle {
         let mut streams = Vec::with_capacity(requests.len());
         let mut sequences = Vec::with_capacity(requests.len());
         for request in requests {
-            // Unbounded, yet bounded: a sequence sends at most its tokens and two events more.
+            // Unbounded, yet bounded: a sequence sends at most its tokens, the scores of its prompt and
+            // three events more.
             let (events, receiver) = unbounded_channel();
             let id = SeqId(shared.next_id.fetch_add(1, Ordering::Relaxed));
             streams.push(EventStream { id, receiver, commands: self.commands.clone(), done: false });

@@ -18,11 +18,13 @@ pub use block_pool::{BlockPool, BlockTable};
 pub use core::Core;
 pub use event::{EngineError, Event, SeqEvent};
 pub use executor::{
-    Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, StepInput, StepOutput, Ticket, TokenSource,
-    Want,
+    Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, Score, Scored, StepInput, StepOutput,
+    Ticket, TokenSource, Want,
 };
 pub use handle::{EngineConfig, EngineHandle, EventStream, SubmitError};
 pub use scheduler::{Counters, Scheduler, SchedulerConfig};
 pub use stats::{EngineStats, STEP_BUCKETS_MS};
 pub use thread::{Engine, EngineThread, engine, spawn};
-pub use types::{AdapterSlot, BLOCK_SIZE, BlockId, FinishReason, Request, SamplingParams, SeqId, TokenId};
+pub use types::{
+    AdapterSlot, BLOCK_SIZE, BlockId, FinishReason, Pooling, Request, SamplingParams, SeqId, Task, TokenId,
+};

@@ -10,16 +10,18 @@
 //! once, because steps run in order.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 
 use super::block_pool::{BlockPool, BlockTable};
-use super::event::{EngineError, Event, SeqEvent};
-use super::executor::{RowOut, SampleInput, SampleRow, StepInput, StepOutput, TokenSource};
+use super::event::{Event, SeqEvent};
+use super::executor::{SampleInput, SampleRow, StepInput, TokenSource};
 use super::sequence::{OrderKey, RowRef, Sequence};
-use super::types::{BLOCK_SIZE, BlockId, FinishReason, Request, SeqId};
+use super::types::{BLOCK_SIZE, BlockId, FinishReason, Request, SeqId, Task};
 
 mod admit;
 mod assemble;
 mod trace;
+mod update;
 
 /// Limits of the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +70,22 @@ struct RowRecord {
     epoch: u32,
     /// Positions computed after it.
     end: usize,
-    samples: bool,
+    returns: Returns,
+    /// Tokens of the prompt, by index, whose scores it returns.
+    scores: Range<usize>,
+}
+
+/// What the scheduler waits for in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Returns {
+    /// Nothing: more of the sequence's tokens are to be computed.
+    Nothing,
+    /// A token.
+    Token,
+    /// The pooled state, and with it the end.
+    Pooled,
+    /// Nothing, and with it the end of a sequence that generates nothing.
+    End,
 }
 
 #[derive(Debug, Default)]
@@ -163,25 +180,27 @@ impl Scheduler {
     }
 
     /// Adds a waiting sequence and returns its slot. The prompt must not be empty and must leave
-    /// room for one token within [`SchedulerConfig::max_len`]; a request that does not is returned.
+    /// room for one token, if any is wanted, within [`SchedulerConfig::max_len`]; a request that does
+    /// not is returned.
     pub fn add(&mut self, id: SeqId, request: Request) -> Result<usize, Request> {
         let num_prompt = request.prompt.len();
-        if num_prompt == 0 || num_prompt >= self.config.max_len() {
+        if num_prompt == 0 || request.least_len() > self.config.max_len() {
             return Err(request);
         }
         let key = OrderKey { priority: request.priority, virtual_time: 0, arrival: self.next_arrival };
         self.next_arrival += 1;
-        let max_tokens = request.params.max_tokens.max(1) as usize;
         let root = self.pool.root(request.cache_salt.as_ref(), request.adapter);
         let sequence = Box::new(Sequence {
             id,
             key,
+            task: request.task,
             adapter: request.adapter,
             tokens: request.prompt.to_vec(),
             num_prompt,
-            max_len: num_prompt.saturating_add(max_tokens).min(self.config.max_len()),
+            max_len: num_prompt.saturating_add(request.max_new_tokens()).min(self.config.max_len()),
             params: request.params,
             num_computed: 0,
+            num_scored: 1,
             in_flight: 0,
             last_row: None,
             table: BlockTable::default(),
@@ -244,7 +263,7 @@ impl Scheduler {
     pub fn sample_input(&self) -> SampleInput<'_> {
         let Some(record) = self.steps.back() else { return SampleInput::default() };
         let mut rows = Vec::with_capacity(record.rows.len());
-        for (row, r) in record.rows.iter().enumerate().filter(|(_, r)| r.samples) {
+        for (row, r) in record.rows.iter().enumerate().filter(|(_, r)| r.returns == Returns::Token) {
             let seq = self.seq(r.slot);
             rows.push(SampleRow {
                 row,
@@ -257,88 +276,6 @@ impl Scheduler {
             });
         }
         SampleInput { rows }
-    }
-
-    /// Takes in the result of the oldest step in flight.
-    pub fn update(&mut self, output: StepOutput, events: &mut Vec<SeqEvent>) {
-        let Some(record) = self.steps.pop_front() else { return };
-        if output.rows.len() != record.rows.len() {
-            let message = format!("{} results for {} rows", output.rows.len(), record.rows.len());
-            return self.fail_record(record, &message, events);
-        }
-        for (row, out) in record.rows.iter().zip(output.rows) {
-            if !self.is_current(row) {
-                self.counters.discarded_rows += 1;
-                continue;
-            }
-            self.update_row(row, out, events);
-        }
-        self.spare.push(record);
-    }
-
-    /// Fails the sequences of the step just scheduled: it did not start.
-    pub fn fail_newest(&mut self, message: &str, events: &mut Vec<SeqEvent>) {
-        if let Some(record) = self.steps.pop_back() {
-            self.fail_record(record, message, events);
-        }
-    }
-
-    /// Fails the sequences of the oldest step in flight.
-    pub fn fail_oldest(&mut self, message: &str, events: &mut Vec<SeqEvent>) {
-        if let Some(record) = self.steps.pop_front() {
-            self.fail_record(record, message, events);
-        }
-    }
-
-    fn update_row(&mut self, row: &RowRecord, out: RowOut, events: &mut Vec<SeqEvent>) {
-        let seq = self.seqs[row.slot].as_deref_mut().expect("the row is current");
-        let mut emit = |event| events.push(SeqEvent { seq: row.seq, slot: row.slot, event });
-        let tokens = match out {
-            RowOut::Tokens(tokens) if row.samples && tokens.len() == 1 => tokens,
-            RowOut::None if !row.samples => Default::default(),
-            other => {
-                let message = match other {
-                    RowOut::Failed(message) => message,
-                    _ => "the executor's result is not what the row wanted".to_owned(),
-                };
-                emit(Event::Failed(EngineError::Row(message)));
-                self.counters.failed += 1;
-                return self.remove(row.slot);
-            }
-        };
-        if self.config.enable_prefix_caching {
-            register_blocks(&mut self.pool, seq, row.end);
-        }
-        let mut finished = None;
-        for sampled in tokens {
-            seq.in_flight -= 1;
-            seq.tokens.push(sampled.token);
-            self.counters.generation_tokens += 1;
-            emit(Event::Token(sampled));
-            finished = seq.finish_reason();
-        }
-        if let Some(reason) = finished {
-            emit(Event::Finished(reason));
-            match reason {
-                FinishReason::Stop => self.counters.finished_stop += 1,
-                FinishReason::Length => self.counters.finished_length += 1,
-            }
-            self.remove(row.slot);
-        }
-    }
-
-    fn fail_record(&mut self, record: StepRecord, message: &str, events: &mut Vec<SeqEvent>) {
-        for row in &record.rows {
-            if !self.is_current(row) {
-                self.counters.discarded_rows += 1;
-                continue;
-            }
-            let event = Event::Failed(EngineError::Step(message.to_owned()));
-            events.push(SeqEvent { seq: row.seq, slot: row.slot, event });
-            self.counters.failed += 1;
-            self.remove(row.slot);
-        }
-        self.spare.push(record);
     }
 
     /// Whether the sequence is still the one, and in the state, that the row was made for.
@@ -392,21 +329,15 @@ impl Scheduler {
         assert_eq!(preempted, self.num_preempted, "preempted sequences");
         for &slot in &self.running {
             let seq = self.seq(slot);
-            let rows =
-                |s: &StepRecord| s.rows.iter().filter(|r| r.samples && r.slot == slot && self.is_current(r)).count();
+            let rows = |s: &StepRecord| {
+                let samples = |r: &&RowRecord| r.returns == Returns::Token && r.slot == slot && self.is_current(r);
+                s.rows.iter().filter(samples).count()
+            };
             assert_eq!(seq.in_flight, self.steps.iter().map(rows).sum::<usize>(), "{:?} in flight", seq.id);
             assert!(seq.num_computed <= seq.num_tokens() && seq.num_tokens() <= seq.max_len, "{:?} counts", seq.id);
+            assert!((1..=seq.num_prompt).contains(&seq.num_scored), "{:?} scored", seq.id);
             assert!(seq.num_computed <= seq.table.capacity(), "{:?} computed beyond its blocks", seq.id);
             assert!(seq.num_registered * BLOCK_SIZE <= seq.num_computed, "{:?} registered too much", seq.id);
         }
-    }
-}
-
-/// Registers the blocks that are full of positions before `end`, now known to be computed.
-fn register_blocks(pool: &mut BlockPool, seq: &mut Sequence, end: usize) {
-    let (blocks, _) = seq.tokens[..end].as_chunks::<BLOCK_SIZE>();
-    for (chunk, &id) in blocks.iter().zip(seq.table.blocks()).skip(seq.num_registered) {
-        seq.prefix = pool.register(id, seq.prefix, chunk);
-        seq.num_registered += 1;
     }
 }

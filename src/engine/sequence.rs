@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::block_pool::{BlockTable, PrefixUid};
-use super::types::{AdapterSlot, FinishReason, SamplingParams, SeqId, TokenId};
+use super::types::{AdapterSlot, FinishReason, Pooling, SamplingParams, SeqId, Task, TokenId};
 
 /// Decides admission (smallest first) and preemption (largest first). `arrival` makes it unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +31,7 @@ pub(super) struct RowRef {
 pub(super) struct Sequence {
     pub id: SeqId,
     pub key: OrderKey,
+    pub task: Task,
     pub params: Arc<SamplingParams>,
     pub adapter: Option<AdapterSlot>,
     /// Prompt, then output the host knows.
@@ -40,6 +41,8 @@ pub(super) struct Sequence {
     pub max_len: usize,
     /// Positions computed, or on their way in a step in flight.
     pub num_computed: usize,
+    /// Tokens of the prompt whose scores were delivered, or that have none: the first.
+    pub num_scored: usize,
     /// Tokens sampled by steps in flight.
     pub in_flight: usize,
     /// Where the newest of them is.
@@ -64,6 +67,24 @@ impl Sequence {
     /// Tokens generated, as far as the host knows.
     pub fn num_output(&self) -> usize {
         self.tokens.len() - self.num_prompt
+    }
+
+    /// Whether it ends without a token.
+    pub fn is_prompt_only(&self) -> bool {
+        self.max_len == self.num_prompt
+    }
+
+    /// How many tokens may come from the prefix cache: those whose logits or hidden states nobody needs.
+    pub fn num_cacheable(&self) -> usize {
+        // The last token is computed in any case: its logits or hidden state are wanted.
+        let most = self.tokens.len() - 1;
+        match self.task {
+            Task::Generate { prompt_logprobs: Some(_) } if self.num_scored < self.num_prompt => {
+                most.min(self.num_scored - 1)
+            }
+            Task::Embed(Pooling::Mean) => 0,
+            _ => most,
+        }
     }
 
     /// Whether the token just appended ends the sequence. A stop token counts only after

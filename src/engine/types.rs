@@ -59,7 +59,7 @@ pub struct SamplingParams {
     pub seed: u64,
     /// Index of this choice among the `n` of a request.
     pub choice: u32,
-    /// Stop after this many generated tokens. At least 1.
+    /// Stop after this many generated tokens; 0 generates nothing, for a prompt that is only scored.
     pub max_tokens: u32,
     /// End-of-sequence and stop tokens are not honoured before this many tokens.
     pub min_tokens: u32,
@@ -100,11 +100,41 @@ impl SamplingParams {
     }
 }
 
-/// One sequence to generate. A request with `n` choices is `n` of these.
+/// How a sequence's final hidden states become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean over all tokens.
+    Mean,
+    /// That of the last token.
+    Last,
+}
+
+/// What a sequence is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Tokens, as [`SamplingParams`] says.
+    Generate {
+        /// Log-probabilities of the prompt's tokens too, each with this many most likely ones.
+        prompt_logprobs: Option<u32>,
+    },
+    /// One vector; nothing is sampled.
+    Embed(Pooling),
+}
+
+impl Default for Task {
+    /// Tokens alone.
+    fn default() -> Self {
+        Self::Generate { prompt_logprobs: None }
+    }
+}
+
+/// One sequence to compute. A request with `n` choices is `n` of these.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Prompt token ids; not empty.
     pub prompt: Arc<[TokenId]>,
+    /// What is wanted.
+    pub task: Task,
     /// How to sample and when to stop.
     pub params: Arc<SamplingParams>,
     /// Lower runs first; 0 is ordinary.
@@ -115,11 +145,26 @@ pub struct Request {
     pub adapter: Option<AdapterSlot>,
 }
 
+impl Request {
+    /// Tokens to generate at most.
+    pub fn max_new_tokens(&self) -> usize {
+        match self.task {
+            Task::Generate { .. } => self.params.max_tokens as usize,
+            Task::Embed(_) => 0,
+        }
+    }
+
+    /// Tokens the context must have room for: the prompt, and one more if any is generated.
+    pub fn least_len(&self) -> usize {
+        self.prompt.len() + self.max_new_tokens().min(1)
+    }
+}
+
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
     /// A stop token was sampled (it is the last token reported).
     Stop,
-    /// `max_tokens`, or the model's context length, was reached.
+    /// `max_tokens`, or the model's context length, was reached. Also the end of what generates nothing.
     Length,
 }

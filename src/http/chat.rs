@@ -6,19 +6,22 @@ use std::time::Instant;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use tokio::sync::watch;
 
-use super::body;
 use super::error::ApiError;
 use super::generation::Generation;
+use super::intake;
 use super::prepare::{Prepared, prepare, random};
-use super::state::{App, ServedModel, Stage, unix_seconds};
-use super::stream;
-use super::wire::{ChatCompletion, Choice, Logprobs, Message, TokenLogprob};
+use super::state::{App, Stage, unix_seconds};
+use super::stream::{self, ChatChunks, Dialect};
+use super::vocabulary::Shown;
+use super::wire::{ChatCompletion, Choice, Logprobs, Message, Usage};
+use crate::engine::Scored;
 
 /// What all bodies of one response share.
 pub struct Identity {
-    /// `chatcmpl-…`.
+    /// `chatcmpl-…` or `cmpl-…`.
     pub id: String,
     /// Unix seconds.
     pub created: u64,
@@ -26,44 +29,51 @@ pub struct Identity {
     pub model: String,
 }
 
+impl Identity {
+    /// A new one; `kind` is what the id begins with.
+    pub fn new(kind: &str, model: String) -> Self {
+        Self { id: format!("{kind}-{:016x}{:016x}", random(), random()), created: unix_seconds(), model }
+    }
+}
+
 /// Answers a chat request, streaming or not.
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    if app.stage() > Stage::Serving {
-        return Err(ApiError::Draining);
-    }
-    let model = Arc::clone(app.loaded()?);
-    body::require_json(request.headers())?;
-    let bytes = body::read(request, &app.limits).await?;
-    let prepared = off_thread(&app, &model, bytes).await?;
-
-    let active = app.enter()?;
-    let generation = Generation::start(&model, &prepared, arrived, active)?;
-    let id = format!("chatcmpl-{:016x}{:016x}", random(), random());
-    let identity = Identity { id, created: unix_seconds(), model: prepared.chat.model };
-    if prepared.chat.stream {
-        let wants = stream::Wants {
-            usage: prepared.chat.include_usage,
-            logprobs: prepared.chat.logprobs.is_some(),
-            keep_alive: app.limits.keep_alive,
-        };
-        return Ok(stream::respond(generation, identity, wants, app.watch_stage()));
-    }
-    collect(generation, &identity, prepared.chat.logprobs.is_some(), app.watch_stage()).await
-}
-
-async fn off_thread(app: &App, model: &Arc<ServedModel>, bytes: Vec<u8>) -> Result<Prepared, ApiError> {
-    let permit = Arc::clone(&app.preparing).acquire_owned().await.map_err(|_| ApiError::Internal)?;
-    let model = Arc::clone(model);
-    let work = move || {
-        // Held until the work is done, even when the client has gone.
-        let _permit = permit;
-        prepare(&model, &bytes)
+    let (model, bytes) = intake::receive(&app, request).await?;
+    let prepared = {
+        let model = Arc::clone(&model);
+        intake::off_thread(&app, move || prepare(&model, &bytes)).await?
     };
-    tokio::task::spawn_blocking(work).await.map_err(|e| {
-        tracing::error!("preparing a request failed: {e}");
-        ApiError::Internal
-    })?
+    let Prepared { chat, submission } = prepared;
+    let active = app.enter()?;
+    let generation = Generation::start(&model, &submission, "messages", arrived, active)?;
+    let identity = Identity::new("chatcmpl", chat.target.name);
+    let (common, vocabulary) = (chat.common, submission.vocabulary);
+    if common.stream {
+        let dialect = Dialect::Chat(ChatChunks::new(generation.len(), vocabulary, submission.wants_logprobs));
+        let wants = stream::Wants { usage: common.include_usage, keep_alive: app.limits.keep_alive };
+        return Ok(stream::respond(generation, identity, dialect, wants, app.watch_stage()));
+    }
+    let (answers, usage) = collect(generation, app.watch_stage()).await?;
+    let prompt_logprobs = common.prompt_logprobs.map(|top| vocabulary.prompt_logprobs(&answers[0].prompt, top));
+    let choice = |(index, answer): (usize, Answer)| Choice {
+        index: index as u32,
+        message: Message { role: "assistant", content: answer.text, refusal: None },
+        logprobs: submission.wants_logprobs.then(|| Logprobs {
+            content: answer.tokens.into_iter().map(|shown| vocabulary.token_logprob(shown)).collect(),
+            refusal: None,
+        }),
+        finish_reason: answer.finish_reason,
+    };
+    respond(&ChatCompletion {
+        id: &identity.id,
+        object: "chat.completion",
+        created: identity.created,
+        model: &identity.model,
+        choices: answers.into_iter().enumerate().map(choice).collect(),
+        prompt_logprobs,
+        usage,
+    })
 }
 
 /// Waits until the server gives up on what is running.
@@ -73,27 +83,35 @@ pub async fn deadline(stage: &mut watch::Receiver<Stage>) {
     }
 }
 
-/// The whole answer in one body. When the client goes away this future is dropped, and with it the
+/// A whole answer.
+#[derive(Default)]
+pub struct Answer {
+    /// Its text.
+    pub text: String,
+    /// The tokens of the text, if log-probabilities are asked for.
+    pub tokens: Vec<Shown>,
+    /// Scores of the prompt, if asked for.
+    pub prompt: Vec<Scored>,
+    /// Why it ended.
+    pub finish_reason: &'static str,
+    /// Mean log-probability of its tokens, if they have any.
+    pub mean_logprob: f64,
+}
+
+/// All answers, and what they took. When the client goes away this future is dropped, and with it the
 /// sequences.
-async fn collect(
+pub async fn collect(
     mut generation: Generation,
-    identity: &Identity,
-    wants_logprobs: bool,
     mut stage: watch::Receiver<Stage>,
-) -> Result<Response, ApiError> {
-    #[derive(Default)]
-    struct Answer {
-        text: String,
-        logprobs: Vec<TokenLogprob>,
-        finish_reason: &'static str,
-    }
+) -> Result<(Vec<Answer>, Usage), ApiError> {
     let mut answers: Vec<Answer> = (0..generation.len()).map(|_| Answer::default()).collect();
     let ended = async {
         while let Some(next) = generation.next().await {
             let (index, added) = next?;
             let answer = &mut answers[index];
             answer.text += &added.text;
-            answer.logprobs.extend(added.logprobs);
+            answer.tokens.extend(added.tokens);
+            answer.prompt.extend(added.prompt);
             answer.finish_reason = added.finish_reason.unwrap_or(answer.finish_reason);
         }
         Ok(())
@@ -102,21 +120,15 @@ async fn collect(
         result = ended => result?,
         () = deadline(&mut stage) => return Err(ApiError::DrainDeadline),
     }
-    let choice = |(index, answer): (usize, Answer)| Choice {
-        index: index as u32,
-        message: Message { role: "assistant", content: answer.text, refusal: None },
-        logprobs: wants_logprobs.then_some(Logprobs { content: answer.logprobs, refusal: None }),
-        finish_reason: answer.finish_reason,
-    };
-    let completion = ChatCompletion {
-        id: &identity.id,
-        object: "chat.completion",
-        created: identity.created,
-        model: &identity.model,
-        choices: answers.into_iter().enumerate().map(choice).collect(),
-        usage: generation.usage(),
-    };
-    Ok(json(serde_json::to_vec(&completion).map_err(|_| ApiError::Internal)?))
+    for (index, answer) in answers.iter_mut().enumerate() {
+        answer.mean_logprob = generation.mean_logprob(index);
+    }
+    Ok((answers, generation.usage()))
+}
+
+/// A 200 with this as JSON.
+pub fn respond(body: &impl Serialize) -> Result<Response, ApiError> {
+    Ok(json(serde_json::to_vec(body).map_err(|_| ApiError::Internal)?))
 }
 
 /// A 200 with a JSON body.

@@ -8,17 +8,19 @@ use std::task::{Context, Poll};
 use super::error::ApiError;
 use super::metrics::Timing;
 use super::state::ServedModel;
-use super::wire::{TokenLogprob, TopLogprob};
-use crate::engine::{EngineError, Event, EventStream, FinishReason, Sampled, TokenId};
-use crate::text::{Piece, TextStream, Tokenizer};
+use super::vocabulary::{Shown, Vocabulary, clamp};
+use crate::engine::{EngineError, Event, EventStream, FinishReason, Sampled, Scored, TokenId};
+use crate::text::{Piece, TextStream};
 
 /// What an event adds to an answer; all empty for most events of a withheld text.
 #[derive(Debug, Default, PartialEq)]
 pub struct Added {
     /// Text that is final.
     pub text: String,
-    /// Of the tokens of that text, if asked for.
-    pub logprobs: Vec<TokenLogprob>,
+    /// The tokens of that text, if log-probabilities are asked for.
+    pub tokens: Vec<Shown>,
+    /// Scores of the prompt's next tokens, if asked for.
+    pub prompt: Vec<Scored>,
     /// Why it ended, with the last piece.
     pub finish_reason: Option<&'static str>,
 }
@@ -29,18 +31,20 @@ pub struct Choice {
     /// `None` once it has ended.
     events: Option<EventStream>,
     text: TextStream,
+    vocabulary: Vocabulary,
     stop_token_ids: Vec<TokenId>,
     /// A stop token, until it is known whether it ended the sequence.
     held: Option<Sampled>,
     wants_logprobs: bool,
-    /// Log-probabilities of tokens whose text is withheld, with the raw bytes each has.
-    pending: VecDeque<(TokenLogprob, usize)>,
-    /// Raw bytes of the tokens that left `pending`.
+    /// Tokens whose text is withheld.
+    pending: VecDeque<Shown>,
+    /// Bytes of the tokens that left `pending`.
     released: usize,
     /// Bytes of text returned.
     returned: usize,
     timing: Timing,
     cached_tokens: usize,
+    sum_logprob: f64,
 }
 
 impl Choice {
@@ -49,6 +53,7 @@ impl Choice {
         model: Arc<ServedModel>,
         events: EventStream,
         text: TextStream,
+        vocabulary: Vocabulary,
         stop_token_ids: Vec<TokenId>,
         wants_logprobs: bool,
         timing: Timing,
@@ -57,6 +62,7 @@ impl Choice {
             model,
             events: Some(events),
             text,
+            vocabulary,
             stop_token_ids,
             held: None,
             wants_logprobs,
@@ -65,6 +71,7 @@ impl Choice {
             returned: 0,
             timing,
             cached_tokens: 0,
+            sum_logprob: 0.0,
         }
     }
 
@@ -83,6 +90,11 @@ impl Choice {
         self.cached_tokens
     }
 
+    /// Mean log-probability of its tokens, where they have any; 0 without tokens.
+    pub fn mean_logprob(&self) -> f64 {
+        self.sum_logprob / self.tokens().max(1) as f64
+    }
+
     /// What the next event adds; pending for ever once finished.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Added, ApiError>> {
         let Some(events) = &mut self.events else { return Poll::Pending };
@@ -96,8 +108,12 @@ impl Choice {
                 self.cached_tokens = cached_tokens;
                 self.timing.scheduled(self.model.metrics());
             }
+            Event::PromptLogprobs(scores) => added.prompt = scores,
+            // Comes where vectors are asked for only.
+            Event::Pooled(_) => {}
             Event::Token(sampled) => {
                 self.timing.token(self.model.metrics());
+                self.sum_logprob += f64::from(clamp(sampled.logprob));
                 let held = self.held.take();
                 let newest = if self.stop_token_ids.contains(&sampled.token) {
                     self.held = Some(sampled);
@@ -128,14 +144,7 @@ impl Choice {
             }
             Event::Failed(error) => {
                 self.events = None;
-                return Err(match error {
-                    EngineError::Aborted => ApiError::DrainDeadline,
-                    EngineError::Stopped => ApiError::EngineStopped,
-                    EngineError::Step(_) | EngineError::Row(_) => {
-                        tracing::error!("{error}");
-                        ApiError::Engine
-                    }
-                });
+                return Err(engine_error(error));
             }
         }
         Ok(added)
@@ -144,15 +153,12 @@ impl Choice {
     /// Adds a token's text. True if a stop string ended the answer.
     fn push(&mut self, sampled: Sampled, added: &mut Added) -> bool {
         if self.wants_logprobs {
-            let mut entry = token_logprob(&self.model.tokenizer, &sampled);
-            if self.released == 0 && self.pending.is_empty() && self.model.tokenizer.strips_leading_space() {
+            let mut bytes = self.vocabulary.bytes(sampled.token);
+            if self.text.at_start() {
                 // The dummy space in front of a text is not part of it.
-                if entry.bytes.first() == Some(&b' ') {
-                    entry.bytes.remove(0);
-                }
+                bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
             }
-            let bytes = entry.bytes.len();
-            self.pending.push_back((entry, bytes));
+            self.pending.push_back(Shown { bytes: bytes.to_vec(), sampled: sampled.clone() });
         }
         let piece = self.text.push(sampled.token);
         self.shown(piece, added)
@@ -163,7 +169,7 @@ impl Choice {
         let stopped = piece.stopped.is_some();
         self.returned += piece.text.len();
         added.text += &piece.text;
-        while let Some(&(_, bytes)) = self.pending.front()
+        while let Some(bytes) = self.pending.front().map(|shown| shown.bytes.len())
             && self.released + bytes <= self.returned
             && !(stopped && self.released >= self.returned)
         {
@@ -172,9 +178,9 @@ impl Choice {
         if stopped {
             // The token in which the stop string begins counts as far as its bytes are visible.
             let visible = self.returned.saturating_sub(self.released);
-            if let Some((mut entry, _)) = self.pending.pop_front().filter(|_| visible > 0) {
-                entry.bytes.truncate(visible);
-                added.logprobs.push(entry);
+            if let Some(mut shown) = self.pending.pop_front().filter(|_| visible > 0) {
+                shown.bytes.truncate(visible);
+                added.tokens.push(shown);
             }
             self.finish(added, "stop");
         }
@@ -182,9 +188,9 @@ impl Choice {
     }
 
     fn release(&mut self, added: &mut Added) {
-        if let Some((entry, bytes)) = self.pending.pop_front() {
-            self.released += bytes;
-            added.logprobs.push(entry);
+        if let Some(shown) = self.pending.pop_front() {
+            self.released += shown.bytes.len();
+            added.tokens.push(shown);
         }
     }
 
@@ -204,25 +210,14 @@ impl Drop for Choice {
     }
 }
 
-fn token_logprob(tokenizer: &Tokenizer, sampled: &Sampled) -> TokenLogprob {
-    let top = |&(id, logprob): &(TokenId, f32)| {
-        let (token, bytes) = describe(tokenizer, id);
-        TopLogprob { token, logprob: clamp(logprob), bytes }
-    };
-    let (token, bytes) = describe(tokenizer, sampled.token);
-    TokenLogprob { token, logprob: clamp(sampled.logprob), bytes, top_logprobs: sampled.top.iter().map(top).collect() }
-}
-
-/// The text and bytes of a token; a special token has its name and no bytes.
-fn describe(tokenizer: &Tokenizer, id: TokenId) -> (String, Vec<u8>) {
-    let bytes = tokenizer.token_bytes(id);
-    if bytes.is_empty() {
-        return (tokenizer.token_str(id).unwrap_or_default().to_owned(), Vec::new());
+/// What a client is told of a failure in the engine.
+pub fn engine_error(error: EngineError) -> ApiError {
+    match error {
+        EngineError::Aborted => ApiError::DrainDeadline,
+        EngineError::Stopped => ApiError::EngineStopped,
+        EngineError::Step(_) | EngineError::Row(_) => {
+            tracing::error!("{error}");
+            ApiError::Engine
+        }
     }
-    (String::from_utf8_lossy(bytes).into_owned(), bytes.to_vec())
-}
-
-/// The API's stand-in for "very unlikely" keeps JSON free of infinities.
-fn clamp(logprob: f32) -> f32 {
-    if logprob.is_finite() { logprob.max(-9999.0) } else { -9999.0 }
 }

@@ -60,8 +60,13 @@ pub enum ApiError {
         code: &'static str,
     },
     /// Prompt, or prompt and completion, do not fit.
-    #[error("{0}")]
-    ContextLength(String),
+    #[error("{message}")]
+    ContextLength {
+        /// The field that holds the prompt.
+        param: Cow<'static, str>,
+        /// Whole sentences.
+        message: String,
+    },
     /// No such model here.
     #[error("The model '{0}' does not exist.")]
     ModelNotFound(String),
@@ -120,7 +125,7 @@ impl ApiError {
             | Self::Unsupported { .. }
             | Self::Type { .. }
             | Self::Value { .. }
-            | Self::ContextLength(_) => StatusCode::BAD_REQUEST,
+            | Self::ContextLength { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -156,7 +161,7 @@ impl ApiError {
             Self::Unsupported { .. } => "unsupported_parameter",
             Self::Type { .. } => "invalid_type",
             Self::Value { code, .. } => code,
-            Self::ContextLength(_) => "context_length_exceeded",
+            Self::ContextLength { .. } => "context_length_exceeded",
             Self::ModelNotFound(_) => "model_not_found",
             Self::NotFound { .. } => "unknown_url",
             Self::Method(_) => "method_not_allowed",
@@ -177,7 +182,7 @@ impl ApiError {
             | Self::Unsupported { param, .. }
             | Self::Type { param, .. }
             | Self::Value { param, .. } => Some(Cow::Borrowed(param)),
-            Self::ContextLength(_) => Some(Cow::Borrowed("messages")),
+            Self::ContextLength { param, .. } => Some(Cow::Borrowed(param)),
             Self::ModelNotFound(_) => Some(Cow::Borrowed("model")),
             _ => None,
         }

@@ -8,15 +8,43 @@ use std::time::Instant;
 use super::choice::{Added, Choice};
 use super::error::ApiError;
 use super::metrics::Timing;
-use super::prepare::Prepared;
 use super::state::{Active, ServedModel};
+use super::vocabulary::Vocabulary;
 use super::wire::Usage;
-use crate::engine::SubmitError;
+use crate::engine::{EventStream, Request, SubmitError};
 use crate::text::TextStream;
 
-/// The `n` answers of an accepted request. Dropping it aborts what is not finished.
+/// Sequences to submit together, and how their answers are read.
+pub struct Submission {
+    /// Prompt by prompt, the choices of each side by side.
+    pub sequences: Vec<Request>,
+    /// Choices of each prompt; at least 1.
+    pub per_prompt: usize,
+    /// Stop strings.
+    pub stop: Vec<String>,
+    /// Whether log-probabilities of the answer's tokens are wanted.
+    pub wants_logprobs: bool,
+    /// Whether answers continue the text of the prompt, rather than begin their own.
+    pub continues: bool,
+    /// Names of tokens.
+    pub vocabulary: Vocabulary,
+}
+
+/// Submits sequences, all or none. `param` is the field that errors name.
+pub fn submit(model: &ServedModel, sequences: Vec<Request>, param: &'static str) -> Result<Vec<EventStream>, ApiError> {
+    model.engine.submit(sequences).map_err(|e| match e {
+        SubmitError::QueueFull { .. } => ApiError::QueueFull,
+        SubmitError::TooLong { .. } => ApiError::ContextLength { param: param.into(), message: format!("{e}.") },
+        SubmitError::EmptyPrompt => ApiError::value(param, "invalid_value", "it makes an empty prompt"),
+        SubmitError::ShuttingDown => ApiError::Draining,
+        SubmitError::Stopped => ApiError::EngineStopped,
+    })
+}
+
+/// The answers of an accepted request. Dropping it aborts what is not finished.
 pub struct Generation {
     choices: Vec<Choice>,
+    per_prompt: usize,
     /// Where to look first, so that no choice is read more eagerly than the others.
     next: usize,
     unfinished: usize,
@@ -28,33 +56,32 @@ impl Generation {
     /// Submits a request.
     pub fn start(
         model: &Arc<ServedModel>,
-        prepared: &Prepared,
+        submission: &Submission,
+        param: &'static str,
         arrived: Instant,
         active: Active,
     ) -> Result<Self, ApiError> {
-        let chat = &prepared.chat;
-        let streams = model.engine.submit(prepared.sequences.clone()).map_err(|e| match e {
-            SubmitError::QueueFull { .. } => ApiError::QueueFull,
-            SubmitError::TooLong { .. } => ApiError::ContextLength(format!("{e}.")),
-            SubmitError::EmptyPrompt => {
-                ApiError::value("messages", "invalid_value", "the chat template makes an empty prompt of them")
+        let Submission { sequences, per_prompt, .. } = submission;
+        let streams = submit(model, sequences.clone(), param)?;
+        let mut prompt_tokens = 0;
+        for prompt in sequences.chunks(*per_prompt) {
+            prompt_tokens += prompt[0].prompt.len();
+            model.metrics().accepted(prompt[0].prompt.len(), *per_prompt as u32, prompt[0].params.max_tokens);
+        }
+        let choice = |(events, sequence): (EventStream, &Request)| {
+            let vocabulary = submission.vocabulary.clone();
+            let mut text =
+                TextStream::new(Arc::clone(&model.tokenizer), vocabulary.skip_special, submission.stop.clone());
+            if submission.continues {
+                text = text.continuing(&sequence.prompt);
             }
-            SubmitError::ShuttingDown => ApiError::Draining,
-            SubmitError::Stopped => ApiError::EngineStopped,
-        })?;
-        model.metrics().accepted(prepared.prompt.len(), chat.n, prepared.max_tokens);
-        let choices: Vec<_> = streams
-            .into_iter()
-            .zip(&prepared.sequences)
-            .map(|(events, sequence)| {
-                let text = TextStream::new(Arc::clone(&model.tokenizer), true, chat.stop.clone());
-                let stop_token_ids = sequence.params.stop_token_ids.clone();
-                let timing = Timing::new(arrived);
-                Choice::new(Arc::clone(model), events, text, stop_token_ids, chat.logprobs.is_some(), timing)
-            })
-            .collect();
+            let stop_token_ids = sequence.params.stop_token_ids.clone();
+            let (wants, timing) = (submission.wants_logprobs, Timing::new(arrived));
+            Choice::new(Arc::clone(model), events, text, vocabulary, stop_token_ids, wants, timing)
+        };
+        let choices: Vec<_> = streams.into_iter().zip(sequences).map(choice).collect();
         let unfinished = choices.len();
-        Ok(Self { choices, next: 0, unfinished, prompt_tokens: prepared.prompt.len(), _active: active })
+        Ok(Self { choices, per_prompt: *per_prompt, next: 0, unfinished, prompt_tokens, _active: active })
     }
 
     /// What happens next and to which answer; `None` when all have finished. An error ends them all.
@@ -87,11 +114,16 @@ impl Generation {
         self.choices.len()
     }
 
+    /// Mean log-probability of an answer's tokens.
+    pub fn mean_logprob(&self, index: usize) -> f64 {
+        self.choices[index].mean_logprob()
+    }
+
     /// Tokens so far.
     pub fn usage(&self) -> Usage {
         let completion = self.choices.iter().map(Choice::tokens).sum();
-        // The prompt is one; the other choices find it in the cache by design.
-        let cached = self.choices.first().map_or(0, Choice::cached_tokens);
+        // Each prompt counts once; its other choices find it in the cache by design.
+        let cached = self.choices.iter().step_by(self.per_prompt).map(Choice::cached_tokens).sum();
         Usage::new(self.prompt_tokens, cached, completion)
     }
 }

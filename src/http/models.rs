@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::response::Response;
-use serde::Serialize;
 
-use super::chat::json;
+use super::chat::respond;
 use super::error::{ApiError, quote};
 use super::state::{App, ServedModel};
 use super::wire::{Model, ModelList};
@@ -36,8 +35,4 @@ fn entry<'a>(model: &'a ServedModel, name: &'a str) -> Model<'a> {
         root: &model.root,
         max_model_len: model.max_len(),
     }
-}
-
-fn respond(body: &impl Serialize) -> Result<Response, ApiError> {
-    Ok(json(serde_json::to_vec(body).map_err(|_| ApiError::Internal)?))
 }

@@ -5,64 +5,79 @@ use std::sync::Arc;
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::error::{ApiError, quote};
 use super::fields;
-use super::request::{ChatRequest, Sampling};
+use super::generation::Submission;
+use super::request::ChatRequest;
 use super::state::ServedModel;
-use crate::engine::{Request, SamplingParams, TokenId};
-use crate::text::{PromptError, TemplateError};
+use super::vocabulary::Vocabulary;
+use crate::engine::{SamplingParams, Task, TokenId};
+use crate::text::{ChatMessage, PromptError, TemplateError};
 
-/// A request that fits, ready to be submitted.
+/// A chat that fits, ready to be submitted.
 pub struct Prepared {
     /// What was asked.
     pub chat: ChatRequest,
-    /// Prompt tokens.
-    pub prompt: Arc<[TokenId]>,
-    /// Completion limit, tokens.
-    pub max_tokens: u32,
-    /// One for each choice, in index order.
-    pub sequences: Vec<Request>,
+    /// Its choices.
+    pub submission: Submission,
 }
 
 /// Parses, validates, renders and tokenises.
 pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
-    let value = fields::parse(body)?;
-    let known = |name: &str| model.names.iter().any(|n| n == name);
-    let chat = ChatRequest::parse(value, known, model.vocab_size)?;
-    let limit = model.max_len();
-    if chat.prompt_bytes > model.max_prompt_bytes {
-        return Err(ApiError::ContextLength(format!(
-            "This model's maximum context length is {limit} tokens. However, your messages have {} bytes, which is \
-             more than that in any case. Please reduce the length of the messages.",
-            chat.prompt_bytes
-        )));
+    let chat = ChatRequest::parse(fields::parse(body)?, model)?;
+    check_bytes(model, chat.prompt_bytes, "messages")?;
+    let prompt: Arc<[TokenId]> = render(model, &chat.messages, true, &Map::new())?.into();
+    let max_tokens = completion_limit(model.max_len(), prompt.len(), chat.max_tokens, "messages")?;
+    let common = &chat.common;
+    if common.min_tokens > max_tokens {
+        let message = "it is greater than what the context leaves room for";
+        return Err(ApiError::value("min_tokens", "invalid_value", message));
     }
-    let prompt: Arc<[TokenId]> = render(model, &chat)?.into();
-    let max_tokens = completion_limit(limit, prompt.len(), chat.max_tokens)?;
-    if chat.min_tokens > max_tokens {
-        return Err(ApiError::value(
-            "min_tokens",
-            "invalid_value",
-            "it is greater than what the context leaves room for",
-        ));
-    }
-    let params = params(model, &chat, max_tokens);
-    let sequences = (0..chat.n)
-        .map(|choice| Request {
-            prompt: Arc::clone(&prompt),
-            params: Arc::new(SamplingParams { choice, ..params.clone() }),
-            priority: 0,
-            cache_salt: None,
-            adapter: None,
-        })
-        .collect();
-    Ok(Prepared { chat, prompt, max_tokens, sequences })
+    let params = common.params(model, max_tokens, chat.logprobs, random());
+    let sequence = |choice| {
+        // The prompt is the same for all choices: one of them has it scored.
+        let prompt_logprobs = common.prompt_logprobs.filter(|_| choice == 0);
+        let params = Arc::new(SamplingParams { choice, ..params.clone() });
+        chat.target.sequence(&prompt, Task::Generate { prompt_logprobs }, params)
+    };
+    let submission = Submission {
+        sequences: (0..common.n).map(sequence).collect(),
+        per_prompt: common.n as usize,
+        stop: common.stop.clone(),
+        wants_logprobs: chat.logprobs.is_some(),
+        continues: false,
+        vocabulary: Vocabulary {
+            tokenizer: Arc::clone(&model.tokenizer),
+            skip_special: common.skip_special_tokens,
+            as_ids: common.return_tokens_as_token_ids,
+        },
+    };
+    Ok(Prepared { chat, submission })
 }
 
-fn render(model: &ServedModel, chat: &ChatRequest) -> Result<Vec<TokenId>, ApiError> {
-    model.renderer.chat(&chat.messages, true, &Map::new()).map_err(|e| match e {
+/// Refuses text that cannot fit before it is tokenised. `param` is the field that holds it.
+pub fn check_bytes(model: &ServedModel, bytes: usize, param: &'static str) -> Result<(), ApiError> {
+    if bytes <= model.max_prompt_bytes {
+        return Ok(());
+    }
+    let message = format!(
+        "This model's maximum context length is {} tokens. However, your {param} has {bytes} bytes, which is more \
+         than that in any case. Please reduce the length of the {param}.",
+        model.max_len()
+    );
+    Err(ApiError::ContextLength { param: param.into(), message })
+}
+
+/// Token ids of a conversation.
+pub fn render(
+    model: &ServedModel,
+    messages: &[ChatMessage],
+    add_generation_prompt: bool,
+    extra: &Map<String, Value>,
+) -> Result<Vec<TokenId>, ApiError> {
+    model.renderer.chat(messages, add_generation_prompt, extra).map_err(|e| match e {
         PromptError::NoTemplate => {
             ApiError::unsupported("messages", "is not supported: the model has no chat template")
         }
@@ -78,55 +93,25 @@ fn render(model: &ServedModel, chat: &ChatRequest) -> Result<Vec<TokenId>, ApiEr
     })
 }
 
-/// The completion limit asked for, if it fits, or the rest of the context.
-fn completion_limit(limit: usize, prompt: usize, asked: Option<u32>) -> Result<u32, ApiError> {
+/// The completion limit asked for, if it fits, or the rest of the context. `param` is the field that holds the
+/// prompt.
+pub fn completion_limit(limit: usize, prompt: usize, asked: Option<u32>, param: &'static str) -> Result<u32, ApiError> {
     let room = limit.saturating_sub(prompt);
     let told = format!("This model's maximum context length is {limit} tokens.");
-    if room == 0 {
-        return Err(ApiError::ContextLength(format!(
-            "{told} However, your messages resulted in {prompt} tokens. Please reduce the length of the messages."
-        )));
-    }
-    match asked {
-        Some(asked) if asked as usize > room => Err(ApiError::ContextLength(format!(
-            "{told} However, you requested {} tokens ({prompt} in the messages, {asked} in the completion). Please \
-             reduce the length of the messages or completion.",
+    let message = match asked {
+        Some(0) if prompt <= limit => return Ok(0),
+        _ if room == 0 => format!(
+            "{told} However, your {param} resulted in {prompt} tokens. Please reduce the length of the {param}."
+        ),
+        Some(asked) if asked as usize > room => format!(
+            "{told} However, you requested {} tokens ({prompt} in the {param}, {asked} in the completion). Please \
+             reduce the length of the {param} or completion.",
             prompt + asked as usize
-        ))),
-        Some(asked) => Ok(asked),
-        None => Ok(u32::try_from(room).unwrap_or(u32::MAX)),
-    }
-}
-
-fn params(model: &ServedModel, chat: &ChatRequest, max_tokens: u32) -> SamplingParams {
-    let (asked, default) = (&chat.sampling, &model.defaults);
-    fn pick<T: Copy>(asked: &Sampling, default: &Sampling, field: fn(&Sampling) -> Option<T>, off: T) -> T {
-        field(asked).or(field(default)).unwrap_or(off)
-    }
-    let temperature = pick(asked, default, |s| s.temperature, 1.0);
-    let mut stop_token_ids = if chat.ignore_eos { Vec::new() } else { model.eos.clone() };
-    for &id in &chat.stop_token_ids {
-        if !stop_token_ids.contains(&id) {
-            stop_token_ids.push(id);
-        }
-    }
-    SamplingParams {
-        // Below this, dividing by it would overflow: it is greedy in all but name.
-        temperature: if temperature < 1e-5 { 0.0 } else { temperature },
-        top_p: pick(asked, default, |s| s.top_p, 1.0),
-        top_k: pick(asked, default, |s| s.top_k, 0),
-        min_p: pick(asked, default, |s| s.min_p, 0.0),
-        repetition_penalty: pick(asked, default, |s| s.repetition_penalty, 1.0),
-        presence_penalty: pick(asked, default, |s| s.presence_penalty, 0.0),
-        frequency_penalty: pick(asked, default, |s| s.frequency_penalty, 0.0),
-        logit_bias: chat.logit_bias.clone(),
-        seed: chat.seed.or(model.seed).unwrap_or_else(random),
-        choice: 0,
-        max_tokens,
-        min_tokens: chat.min_tokens,
-        stop_token_ids,
-        logprobs: chat.logprobs,
-    }
+        ),
+        Some(asked) => return Ok(asked),
+        None => return Ok(u32::try_from(room).unwrap_or(u32::MAX)),
+    };
+    Err(ApiError::ContextLength { param: param.into(), message })
 }
 
 /// A random number from the system.

@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::{ApiError, quote};
 use super::prepare::random;
 use super::state::App;
-use super::{chat, models, probes};
+use super::{chat, completions, embeddings, models, probes, tokenize};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -22,6 +22,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
         .route("/livez", get(probes::live))

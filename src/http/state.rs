@@ -6,9 +6,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, watch};
 
+use super::common::Sampling;
 use super::error::ApiError;
 use super::metrics::{EngineMetrics, HttpMetrics};
-use super::request::Sampling;
 use crate::engine::{EngineHandle, TokenId};
 use crate::text::{PromptRenderer, Tokenizer};
 

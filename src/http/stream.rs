@@ -18,9 +18,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::chat::{Identity, deadline};
 use super::choice::Added;
+use super::completions::TextChunks;
 use super::error::ApiError;
 use super::generation::Generation;
 use super::state::Stage;
+use super::vocabulary::Vocabulary;
 use super::wire::{Chunk, ChunkChoice, Delta, Logprobs, Usage};
 
 /// Events between the task and the connection.
@@ -31,16 +33,97 @@ const BUFFERED: usize = 16;
 pub struct Wants {
     /// Usage in a last chunk, and `null` in the others.
     pub usage: bool,
-    /// Log-probabilities.
-    pub logprobs: bool,
     /// Time between comments on a silent stream.
     pub keep_alive: Duration,
 }
 
+/// What chunks look like.
+pub enum Dialect {
+    /// Chat completions.
+    Chat(ChatChunks),
+    /// Completions.
+    Text(TextChunks),
+}
+
+/// `usage` of a chunk: absent, `null`, or the counts.
+pub type ChunkUsage = Option<Option<Usage>>;
+
+impl Dialect {
+    /// The JSON of the chunks that tell of `added`.
+    fn chunks(&mut self, identity: &Identity, index: usize, added: Added, usage: ChunkUsage) -> Vec<String> {
+        match self {
+            Self::Chat(chat) => chat.chunks(identity, index, added, usage),
+            Self::Text(text) => text.chunks(identity, index, added, usage),
+        }
+    }
+
+    /// The JSON of the chunk without choices.
+    fn usage(&self, identity: &Identity, usage: Usage) -> String {
+        match self {
+            Self::Chat(_) => ChatChunks::chunk(identity, Vec::new(), Some(Some(usage))),
+            Self::Text(_) => TextChunks::chunk(identity, Vec::new(), Some(Some(usage))),
+        }
+    }
+}
+
+/// Chunks of a chat.
+pub struct ChatChunks {
+    /// Which answers have had their first chunk.
+    begun: Vec<bool>,
+    vocabulary: Vocabulary,
+    logprobs: bool,
+}
+
+impl ChatChunks {
+    /// For so many answers.
+    pub fn new(answers: usize, vocabulary: Vocabulary, logprobs: bool) -> Self {
+        Self { begun: vec![false; answers], vocabulary, logprobs }
+    }
+
+    fn chunks(&mut self, identity: &Identity, index: usize, added: Added, usage: ChunkUsage) -> Vec<String> {
+        let mut chunks = Vec::new();
+        let mut push = |delta, logprobs, finish_reason| {
+            let choice = ChunkChoice { index: index as u32, delta, logprobs, finish_reason };
+            chunks.push(Self::chunk(identity, vec![choice], usage));
+        };
+        if !std::mem::replace(&mut self.begun[index], true) {
+            let delta = Delta { role: Some("assistant"), content: Some(String::new()), refusal: Some(None) };
+            push(delta, None, None);
+        }
+        if !added.text.is_empty() || !added.tokens.is_empty() {
+            let content: Vec<_> = added.tokens.into_iter().map(|t| self.vocabulary.token_logprob(t)).collect();
+            let logprobs = (self.logprobs && !content.is_empty()).then_some(Logprobs { content, refusal: None });
+            push(Delta { content: Some(added.text), ..Delta::default() }, logprobs, None);
+        }
+        if let Some(reason) = added.finish_reason {
+            push(Delta::default(), None, Some(reason));
+        }
+        chunks
+    }
+
+    fn chunk(identity: &Identity, choices: Vec<ChunkChoice>, usage: ChunkUsage) -> String {
+        let chunk = Chunk {
+            id: &identity.id,
+            object: "chat.completion.chunk",
+            created: identity.created,
+            model: &identity.model,
+            choices,
+            usage,
+        };
+        serde_json::to_string(&chunk).expect("plain data serialises")
+    }
+}
+
 /// The response that carries the stream.
-pub fn respond(generation: Generation, identity: Identity, wants: Wants, stage: watch::Receiver<Stage>) -> Response {
+pub fn respond(
+    generation: Generation,
+    identity: Identity,
+    dialect: Dialect,
+    wants: Wants,
+    stage: watch::Receiver<Stage>,
+) -> Response {
     let (events, receiver) = mpsc::channel(BUFFERED);
-    let writer = Writer { events, identity, wants, begun: vec![false; generation.len()] };
+    let writer = Writer { events, identity, wants, dialect };
     tokio::spawn(writer.run(generation, stage));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
@@ -68,8 +151,7 @@ struct Writer {
     events: mpsc::Sender<Bytes>,
     identity: Identity,
     wants: Wants,
-    /// Which answers have had their first chunk.
-    begun: Vec<bool>,
+    dialect: Dialect,
 }
 
 impl Writer {
@@ -101,61 +183,18 @@ impl Writer {
                 None => break,
                 Some(Err(error)) => return self.send(event(&error.to_json())).await,
                 Some(Ok((index, added))) => {
-                    if self.added(index, added).await? {
+                    let usage = self.wants.usage.then_some(None);
+                    for chunk in self.dialect.chunks(&self.identity, index, added, usage) {
+                        self.send(event(&chunk)).await?;
                         silent_until = Instant::now() + self.wants.keep_alive;
                     }
                 }
             }
         }
         if self.wants.usage {
-            self.chunk(Vec::new(), Some(Some(generation.usage()))).await?;
+            self.send(event(&self.dialect.usage(&self.identity, generation.usage()))).await?;
         }
         self.send(Bytes::from_static(b"data: [DONE]\n\n")).await
-    }
-
-    /// Whether anything was sent.
-    async fn added(&mut self, index: usize, added: Added) -> Result<bool, Gone> {
-        let mut sent = false;
-        if !std::mem::replace(&mut self.begun[index], true) {
-            let delta = Delta { role: Some("assistant"), content: Some(String::new()), refusal: Some(None) };
-            self.choice(index, delta, Vec::new(), None).await?;
-            sent = true;
-        }
-        if !added.text.is_empty() || !added.logprobs.is_empty() {
-            let delta = Delta { content: Some(added.text), ..Delta::default() };
-            self.choice(index, delta, added.logprobs, None).await?;
-            sent = true;
-        }
-        if let Some(reason) = added.finish_reason {
-            self.choice(index, Delta::default(), Vec::new(), Some(reason)).await?;
-            sent = true;
-        }
-        Ok(sent)
-    }
-
-    async fn choice(
-        &self,
-        index: usize,
-        delta: Delta,
-        logprobs: Vec<super::wire::TokenLogprob>,
-        finish_reason: Option<&'static str>,
-    ) -> Result<(), Gone> {
-        let logprobs =
-            (self.wants.logprobs && !logprobs.is_empty()).then_some(Logprobs { content: logprobs, refusal: None });
-        let choice = ChunkChoice { index: index as u32, delta, logprobs, finish_reason };
-        self.chunk(vec![choice], self.wants.usage.then_some(None)).await
-    }
-
-    async fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Option<Usage>>) -> Result<(), Gone> {
-        let chunk = Chunk {
-            id: &self.identity.id,
-            object: "chat.completion.chunk",
-            created: self.identity.created,
-            model: &self.identity.model,
-            choices,
-            usage,
-        };
-        self.send(event(&serde_json::to_string(&chunk).expect("plain data serialises"))).await
     }
 
     async fn send(&self, bytes: Bytes) -> Result<(), Gone> {

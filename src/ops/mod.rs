@@ -48,12 +48,48 @@ pub enum OpsError {
     /// A weight has a type or shape this backend does not take.
     #[error("{0}")]
     Unsupported(String),
+    /// A weight is NaN or infinite, or the scale of quantised ones is.
+    #[error("row {row} has a number that is not finite")]
+    NotFinite {
+        /// Which of the matrices that are stacked.
+        part: usize,
+        /// Its row.
+        row: usize,
+    },
+    /// A weight is too large for the type it is converted to.
+    #[error("row {row} has a number beyond the range of {dtype}")]
+    Range {
+        /// Which of the matrices that are stacked.
+        part: usize,
+        /// Its row.
+        row: usize,
+        /// The type.
+        dtype: quant::DType,
+    },
     /// The batch breaks a limit the backend was built with.
     #[error("batch exceeds the backend's limits: {0}")]
     Limit(String),
     /// candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl OpsError {
+    /// The same, where the matrices it counts came after `n` others.
+    pub(crate) fn after(mut self, n: usize) -> Self {
+        if let Self::NotFinite { part, .. } | Self::Range { part, .. } = &mut self {
+            *part += n;
+        }
+        self
+    }
+
+    /// Which of the matrices that were to be stacked is at fault, as far as one is.
+    pub fn part(&self) -> usize {
+        match self {
+            Self::NotFinite { part, .. } | Self::Range { part, .. } => *part,
+            _ => 0,
+        }
+    }
 }
 
 /// Fused operations over activations `X`, `[T, width]` each.
@@ -93,7 +129,14 @@ pub trait Ops {
     ) -> Result<Self::X, OpsError>;
     /// `silu(x · W_gateᵀ) · (x · W_upᵀ)` → `[T, intermediate]`.
     fn gate_up_silu(&mut self, x: &Self::X, w: &Self::Linear) -> Result<Self::X, OpsError>;
-    /// Final norm and logits of the batch's output rows → `[R, vocab]`.
-    fn head(&mut self, x: Self::X, norm: &Self::Norm, w: &Self::Linear, batch: &Batch<'_>)
-    -> Result<Self::X, OpsError>;
+    /// Final norm and logits of the batch's output rows → `[R, vocab]`. May be called again with other outputs.
+    fn head(
+        &mut self,
+        x: &Self::X,
+        norm: &Self::Norm,
+        w: &Self::Linear,
+        batch: &Batch<'_>,
+    ) -> Result<Self::X, OpsError>;
+    /// Final norm of the batch's output rows → `[R, hidden]`.
+    fn hidden(&mut self, x: &Self::X, norm: &Self::Norm, batch: &Batch<'_>) -> Result<Self::X, OpsError>;
 }

@@ -3,7 +3,7 @@
 //! A quantised row is a sequence of blocks; the layouts are ggml's, byte for byte. Packed kernels are
 //! tested against the functions here, which follow ggml's reference rounding exactly.
 
-mod kquants;
+pub(crate) mod kquants;
 
 use half::{bf16, f16};
 
@@ -161,6 +161,46 @@ fn nibbles(bytes: &[u8], mut f: impl FnMut(usize, u8)) {
 fn fifth_bits(bytes: &[u8]) -> impl Fn(usize) -> u8 {
     let bits = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     move |j| ((bits >> j) & 1) as u8 * 16
+}
+
+/// The quants of a block of 32 as they are stored, without sign: Q8_0's with 128 added, so that each format of `n`
+/// bits without minima has its zero at `2^(n - 1)`.
+pub(crate) fn quants(dtype: DType, block: &[u8], out: &mut [u8; 32]) {
+    match dtype {
+        Q8_0 => out.iter_mut().zip(&block[2..]).for_each(|(q, b)| *q = b ^ 0x80),
+        Q4_0 => nibbles(&block[2..], |j, q| out[j] = q),
+        Q4_1 => nibbles(&block[4..], |j, q| out[j] = q),
+        Q5_0 | Q5_1 => {
+            let header = if dtype == Q5_0 { 2 } else { 4 };
+            let high = fifth_bits(&block[header..header + 4]);
+            nibbles(&block[header + 4..], |j, q| out[j] = q | high(j));
+        }
+        F32 | F16 | BF16 | Q4_K | Q5_K | Q6_K => unreachable!("{dtype} has no blocks of 32"),
+    }
+}
+
+/// Whether all numbers of a stored row are finite; of quantised ones, the scales and minima.
+pub fn is_finite(dtype: DType, row: &[u8]) -> bool {
+    let half = |b: &[u8], at: usize| b[at + 1] & 0x7c != 0x7c;
+    // No early end inside a piece, so that it is compiled to vectors.
+    let halves = |row: &[u8], mask: u16| {
+        row.chunks(512).all(|piece| {
+            let bits = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]) & mask == mask;
+            !piece.chunks_exact(2).fold(false, |bad, b| bad | bits(b))
+        })
+    };
+    let mut blocks = row.chunks_exact(dtype.block_bytes());
+    match dtype {
+        F32 => row.chunks(512).all(|piece| {
+            let bits = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) & 0x7f80_0000 == 0x7f80_0000;
+            !piece.chunks_exact(4).fold(false, |bad, b| bad | bits(b))
+        }),
+        F16 => halves(row, 0x7c00),
+        BF16 => halves(row, 0x7f80),
+        Q8_0 | Q4_0 | Q5_0 => blocks.all(|b| half(b, 0)),
+        Q4_1 | Q5_1 | Q4_K | Q5_K => blocks.all(|b| half(b, 0) && half(b, 2)),
+        Q6_K => blocks.all(|b| half(b, 208)),
+    }
 }
 
 /// Writes a row, rounding as ggml's reference does.

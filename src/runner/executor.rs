@@ -2,28 +2,33 @@
 
 use std::collections::HashMap;
 
-use super::sampler::{Sampler, Scratch, token_logprob};
+mod prompt;
+
+use self::prompt::Sum;
+use super::sampler::{Sampler, Scratch};
 use crate::engine::{
-    BlockId, Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, SeqId, StepInput, StepOutput, Ticket,
-    TokenId, TokenSource, Want,
+    Executor, ExecutorError, RowOut, SampleInput, SampleRow, SeqId, StepInput, StepOutput, Ticket, TokenId,
+    TokenSource, Want,
 };
+use crate::model::config::LlamaConfig;
 use crate::model::llama::Llama;
-use crate::ops::cpu::Cpu;
-use crate::ops::{Batch, Span};
+use crate::ops::cpu::{Cpu, X};
+use crate::ops::{Batch, OpsError, Span};
 
 /// A Llama on [`Cpu`] ops. Answers synchronously: its depth is 1.
 pub struct CpuExecutor {
     ops: Cpu,
     model: Llama<Cpu>,
     vocab_size: usize,
+    hidden_size: usize,
     sampler: Sampler,
     /// One for each worker.
     scratch: Vec<std::sync::Mutex<Scratch>>,
     input: Input,
-    /// Rows of the step, and which rows of logits each one owns.
-    rows: Vec<(Want, std::ops::Range<usize>)>,
-    /// Logits after the last token so far of sequences whose prompt is being scored.
-    carried: HashMap<SeqId, Vec<f32>>,
+    /// Which rows of logits each row of the step owns.
+    rows: Vec<std::ops::Range<usize>>,
+    /// Hidden states so far of sequences whose mean is wanted.
+    sums: HashMap<SeqId, Sum>,
     output: Option<(Ticket, StepOutput)>,
     next_ticket: u64,
 }
@@ -39,17 +44,18 @@ struct Input {
 
 impl CpuExecutor {
     /// An executor for a model already loaded into `ops`, whose cache is allocated.
-    pub fn new(mut ops: Cpu, model: Llama<Cpu>, vocab_size: usize) -> Self {
+    pub fn new(mut ops: Cpu, model: Llama<Cpu>, config: &LlamaConfig) -> Self {
         let workers = ops.logits().0.size();
         Self {
             ops,
             model,
-            vocab_size,
-            sampler: Sampler::new(vocab_size),
+            vocab_size: config.vocab_size,
+            hidden_size: config.hidden_size,
+            sampler: Sampler::new(config.vocab_size),
             scratch: (0..workers).map(|_| Default::default()).collect(),
             input: Input::default(),
             rows: Vec::new(),
-            carried: HashMap::new(),
+            sums: HashMap::new(),
             output: None,
             next_ticket: 0,
         }
@@ -92,33 +98,26 @@ impl CpuExecutor {
             spans.push(Span { tokens: first..end, start: row.start, blocks: row.blocks.clone(), adapter: row.adapter });
             let from = outputs.len();
             let wanted = match row.want {
-                Want::None | Want::Pooled => 0,
+                Want::None | Want::Pool { .. } => 0,
                 Want::Sample { last } => last.min(row.len),
-                Want::PromptLogprobs => row.len,
             };
             outputs.extend((end - wanted..end).map(|i| i as u32));
-            self.rows.push((row.want.clone(), from..outputs.len()));
+            self.rows.push(from..outputs.len());
         }
         Ok(())
     }
 
-    /// Log-probabilities of a row's tokens, from the logits before each.
-    fn score(&mut self, row: &Row, tokens: &[TokenId], at: std::ops::Range<usize>) -> RowOut {
-        let carried = self.carried.remove(&row.seq);
-        let (_, logits, stride) = self.ops.logits();
-        let logits = |i: usize| &logits[(at.start + i) * stride..][..self.vocab_size];
-        let mut scratch = self.scratch[0].lock().unwrap_or_else(|e| e.into_inner());
-        let scores = tokens.iter().enumerate().map(|(i, token)| match (i, &carried) {
-            (0, None) => Some(0.0),
-            (0, Some(before)) => token_logprob(before, *token, &mut scratch),
-            _ => token_logprob(logits(i - 1), *token, &mut scratch),
-        });
-        let scores: Option<Vec<f32>> = scores.collect();
-        self.carried.insert(row.seq, logits(tokens.len() - 1).to_vec());
-        match scores {
-            Some(scores) => RowOut::PromptLogprobs(scores),
-            None => RowOut::Failed("the model's output is not finite".into()),
-        }
+    /// The forward pass of what was assembled, and all results but sampled tokens. Leaves the logits of rows
+    /// that sample.
+    fn compute(&mut self, step: &StepInput, input: &Input) -> Result<StepOutput, OpsError> {
+        let Input { tokens, positions, spans, outputs } = input;
+        let batch = Batch { tokens, positions, spans, blocks: &step.blocks, outputs };
+        let x: X = self.model.layers(&mut self.ops, &batch)?;
+        let mut out = StepOutput { rows: vec![RowOut::None; step.rows.len()], scores: Vec::new() };
+        self.score(step, &x, &batch, &mut out)?;
+        self.pool(step, &x, &batch, &mut out)?;
+        self.model.head(&mut self.ops, &x, &batch)?;
+        Ok(out)
     }
 }
 
@@ -126,25 +125,13 @@ impl Executor for CpuExecutor {
     fn forward(&mut self, step: &StepInput) -> Result<(), ExecutorError> {
         self.sampler.release(&step.released);
         for seq in &step.released {
-            self.carried.remove(seq);
+            self.sums.remove(seq);
         }
         self.assemble(step)?;
-        let blocks: &[BlockId] = &step.blocks;
-        let Input { tokens, positions, spans, outputs } = &self.input;
-        let batch = Batch { tokens, positions, spans, blocks, outputs };
-        self.model.forward(&mut self.ops, &batch).map_err(|e| ExecutorError(e.to_string()))?;
-
-        let mut out = StepOutput::default();
-        for (i, row) in step.rows.iter().enumerate() {
-            out.rows.push(match row.want {
-                Want::None | Want::Sample { .. } => RowOut::None,
-                Want::Pooled => RowOut::Failed("this model does not pool".into()),
-                Want::PromptLogprobs => {
-                    let tokens = self.input.tokens[self.input.spans[i].tokens.clone()].to_vec();
-                    self.score(row, &tokens, self.rows[i].1.clone())
-                }
-            });
-        }
+        let input = std::mem::take(&mut self.input);
+        let out = self.compute(step, &input);
+        self.input = input;
+        let out = out.map_err(|e| ExecutorError(e.to_string()))?;
         self.output = Some((Ticket(self.next_ticket), out));
         Ok(())
     }
@@ -163,7 +150,7 @@ impl Executor for CpuExecutor {
         let mut all = logits.chunks_exact_mut(stride).enumerate();
         let mut jobs = Vec::with_capacity(request.rows.len());
         for row in &request.rows {
-            let (_, range) = &self.rows[row.row];
+            let range = &self.rows[row.row];
             for (k, i) in range.clone().enumerate() {
                 let (_, logits) = all.by_ref().find(|(j, _)| *j == i).expect("rows of logits ascend");
                 let row = SampleRow { position: row.position + k, ..row.clone() };

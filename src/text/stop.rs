@@ -120,6 +120,23 @@ impl TextStream {
         Self { detokenizer: Detokenizer::new(tokenizer, skip_special), matcher: StopMatcher::new(stops) }
     }
 
+    /// Continues a text that ends in these tokens: a character that they left incomplete is completed by
+    /// what follows, which keeps its leading space. Their own text is not part of the result.
+    pub fn continuing(mut self, before: &[TokenId]) -> Self {
+        // A character has at most four bytes; a token that stands for text has one at least.
+        let texts = before.iter().enumerate().rev().filter(|(_, id)| !self.detokenizer.is_silent(**id));
+        let from = texts.take(4).last().map_or(before.len(), |(i, _)| i);
+        for &id in &before[from..] {
+            self.detokenizer.push(id);
+        }
+        self
+    }
+
+    /// Whether no text has come yet, so that a space in front is dropped where the tokenizer adds one.
+    pub fn at_start(&self) -> bool {
+        self.detokenizer.at_start()
+    }
+
     /// Adds a token.
     pub fn push(&mut self, id: TokenId) -> Piece {
         let text = self.detokenizer.push(id);

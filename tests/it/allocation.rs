@@ -86,7 +86,13 @@ fn step(rows: &[(usize, usize)]) -> Step {
 #[test]
 fn forward_allocates_nothing() {
     let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
-    for (format, kv) in [(Format::F32, KvType::F32), (Format::BF16, KvType::BF16), (Format::Q4_1, KvType::BF16)] {
+    let kinds = [
+        (Format::F32, KvType::F32),
+        (Format::BF16, KvType::BF16),
+        (Format::Q4_1, KvType::BF16),
+        (Format::Q4_1, KvType::Int8),
+    ];
+    for (format, kv) in kinds {
         for threads in [1, 2] {
             let mut cpu = CpuModel::with(
                 &checkpoint,

@@ -10,7 +10,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("engine", &[]),
     // Ids of tokens, blocks and adapters are the engine's; text knows tokens only.
     ("text", &["engine::TokenId"]),
-    ("hub", &[]),
+    // What the parts of a model are called is the format's affair.
+    ("hub", &["model::weights::part_names"]),
     ("config", &[]),
     // The model is written over the operations, and describes itself to them.
     ("model", &["ops::quant", "ops::Batch", "ops::Ops", "ops::OpsError", "text::GgufVocab"]),
@@ -41,14 +42,14 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["axum", "tower_http", "prometheus"], &["http/"]),
     (&["tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
-    (&["zip", "sha2"], &["hub/"]),
+    (&["zip", "sha2", "hf_hub", "ureq"], &["hub/"]),
     (&["clap"], &["config.rs", "main.rs"]),
     // Of tokio the engine has the channels that its readers wait on.
     (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs"]),
 ];
 
 /// Where memory is handled by hand: kernels, and the maps of weight files.
-const UNSAFE: &[&str] = &["ops/", "runner/sampler/kernels.rs", "model/weights/checkpoint.rs"];
+const UNSAFE: &[&str] = &["ops/", "runner/sampler/kernels.rs", "model/weights/mapped.rs"];
 
 /// Where code may depend on a feature of the build.
 const FEATURES: &[&str] = &["ops/", "parallel/"];

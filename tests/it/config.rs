@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use lima::config::{ByteSize, Dtype, Options};
+use lima::config::{ByteSize, Dtype, KvCacheDtype, Options};
 
 fn lima(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_lima")).args(args).envs(env.iter().copied()).output().unwrap();
@@ -28,6 +28,8 @@ fn a_wrong_value_is_one_line_that_names_it() {
         (&["serve", "--device", "cuda"], &[], "--device"),
         (&["--device", "tpu"], &[], "--device"),
         (&["--dtype", "f16"], &[], "--dtype"),
+        (&["--kv-cache-dtype", "int4"], &[], "--kv-cache-dtype"),
+        (&[], &[("LIMA_KV_CACHE_DTYPE", "fp8")], "--kv-cache-dtype"),
         (&["--host", "nowhere"], &[], "--host"),
         (&["--kv-cache-memory", "2potatoes"], &[], "--kv-cache-memory"),
         (&["--max-num-seqs", "0"], &[], "--max-num-seqs"),
@@ -57,18 +59,22 @@ fn flag_over_file_over_default() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lima.toml");
     let text = "port = 9000\nmax-num-seqs = 8\ndtype = \"q8_0\"\nkv-cache-memory = \"1.5GiB\"\n\
-                enable-prefix-caching = false\nserved-model-name = [\"a\", \"b\"]\nseed = 5\n";
+                enable-prefix-caching = false\nserved-model-name = [\"a\", \"b\"]\nseed = 5\n\
+                kv-cache-dtype = \"int8\"\n";
     std::fs::write(&path, text).unwrap();
     let from = |options: Options| Options { config: Some(Path::to_owned(&path)), ..options }.resolve().unwrap();
     let config = from(Options { port: Some(0), ..Options::default() });
     assert_eq!((config.listen.port(), config.max_num_seqs, config.dtype), (0, 8, Dtype::Q8_0));
     assert_eq!(config.kv_cache_memory, Some(ByteSize(3 << 29)));
+    assert_eq!(config.kv_cache_dtype, KvCacheDtype::Int8);
+    assert!(config.to_string().contains("kv-cache-dtype          int8"));
     assert_eq!((config.prefix_caching, config.seed), (false, Some(5)));
     assert_eq!(config.served_model_name, ["a", "b"]);
     assert!(from(Options { enable_prefix_caching: Some(true), ..Options::default() }).prefix_caching);
     let default = Options::default().resolve().unwrap();
     assert_eq!(default.listen.to_string(), "127.0.0.1:8000");
     assert!(default.prefix_caching);
+    assert_eq!(default.kv_cache_dtype, KvCacheDtype::Auto);
     let off = Options { no_enable_prefix_caching: true, enable_prefix_caching: Some(true), ..Options::default() };
     assert!(!off.resolve().unwrap().prefix_caching);
 }

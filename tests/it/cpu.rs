@@ -47,7 +47,7 @@ fn levels_threads_and_chunks_agree_bitwise() {
         let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
         let config = checkpoint.config();
         let tokens: Vec<u32> = (0..290u32).map(|i| (i * i * 3 + 5) % config.vocab_size as u32).collect();
-        for kv in [KvType::F32, KvType::BF16] {
+        for kv in [KvType::F32, KvType::BF16, KvType::Int8] {
             let mut expected: Option<Vec<Vec<u32>>> = None;
             for level in Level::available() {
                 // The native bf16 product flushes denormals: alike at its own level only.

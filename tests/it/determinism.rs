@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use lima::engine::{Request, SamplingParams, TokenId};
 use lima::model::weights::Checkpoint;
+use lima::ops::cpu::kv::KvType;
 use lima::ops::cpu::level::Level;
 use lima::ops::cpu::pack::Format;
 
@@ -62,10 +63,21 @@ fn second_turn(first: &Request, answer: &Output) -> Request {
     Request { prompt: prompt.into(), ..first.clone() }
 }
 
+fn base(format: Format, kv: Option<KvType>, level: Level) -> Setting {
+    Setting {
+        format,
+        kv,
+        level,
+        threads: 1,
+        max_num_batched_tokens: 512,
+        num_blocks: AMPLE,
+        prefix_caching: false,
+    }
+}
+
 /// Runs one format at one level through every circumstance.
-fn matrix(checkpoint: &Checkpoint, format: Format, level: Level, requests: &[Request]) {
-    let base =
-        Setting { format, level, threads: 1, max_num_batched_tokens: 512, num_blocks: AMPLE, prefix_caching: false };
+fn matrix(checkpoint: &Checkpoint, base: Setting, requests: &[Request]) {
+    let Setting { format, kv, level, .. } = base;
     let mut answers = Answers::default();
 
     // Alone, the prompt whole; then each conversation's next turn.
@@ -89,7 +101,7 @@ fn matrix(checkpoint: &Checkpoint, format: Format, level: Level, requests: &[Req
         ("among 63 by 48", 64, Setting { max_num_batched_tokens: 48, threads: 2, ..base }),
     ];
     for (name, count, setting) in crowds {
-        let how = format!("{name}, {format:?} {level} {} threads", setting.threads);
+        let how = format!("{name}, {format:?} {kv:?} {level} {} threads", setting.threads);
         let crowd = &requests[..count.min(requests.len())];
         let engine = Running::start(checkpoint, setting);
         for (i, (output, _)) in engine.ask(crowd).into_iter().enumerate() {
@@ -136,39 +148,55 @@ fn preempted(checkpoint: &Checkpoint, base: Setting, count: usize) {
     }
 }
 
-fn every_level(format: Format) {
+fn every_level(format: Format, kv: Option<KvType>) {
     let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
     // Subjects answer longest, so that neighbours come and go beside them.
     let length = |i| if i < SUBJECTS { 24 } else { 12 + i as u32 % 7 };
     let requests = requests(64, vocab(&checkpoint), length);
     for level in Level::available() {
-        matrix(&checkpoint, format, level, &requests);
+        matrix(&checkpoint, base(format, kv, level), &requests);
     }
 }
 
 #[test]
 fn f32_at_every_level() {
-    every_level(Format::F32);
+    every_level(Format::F32, None);
 }
 
 #[test]
 fn bf16_at_every_level() {
-    every_level(Format::BF16);
+    every_level(Format::BF16, None);
 }
 
 #[test]
 fn q8_0_at_every_level() {
-    every_level(Format::Q8_0);
+    every_level(Format::Q8_0, None);
 }
 
 #[test]
 fn q4_0_at_every_level() {
-    every_level(Format::Q4_0);
+    every_level(Format::Q4_0, None);
 }
 
 #[test]
 fn q4_1_at_every_level() {
-    every_level(Format::Q4_1);
+    every_level(Format::Q4_1, None);
+}
+
+#[test]
+fn int8_cache_at_every_level() {
+    every_level(Format::F32, Some(KvType::Int8));
+    every_level(Format::Q4_1, Some(KvType::Int8));
+}
+
+/// A cache of another type than goes with the weights.
+#[test]
+fn mixed_caches() {
+    let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
+    let requests = requests(20, vocab(&checkpoint), |i| if i < SUBJECTS { 20 } else { 12 });
+    for (format, kv) in [(Format::F32, KvType::BF16), (Format::Q4_1, KvType::F32)] {
+        matrix(&checkpoint, base(format, Some(kv), Level::best()), &requests);
+    }
 }
 
 /// Odd head counts, one KV head, heads wider than a vector: one format each way of computing.
@@ -177,8 +205,8 @@ fn other_shapes() {
     for name in ["mqa-odd", "llama3", "mha-tied", "linear"] {
         let checkpoint = Checkpoint::open(goldens::path(name)).unwrap();
         let requests = requests(20, vocab(&checkpoint), |i| if i < SUBJECTS { 20 } else { 12 });
-        for format in [Format::F32, Format::Q4_1] {
-            matrix(&checkpoint, format, Level::best(), &requests);
+        for (format, kv) in [(Format::F32, None), (Format::Q4_1, None), (Format::Q4_1, Some(KvType::Int8))] {
+            matrix(&checkpoint, base(format, kv, Level::best()), &requests);
         }
     }
 }
@@ -188,15 +216,8 @@ fn other_shapes() {
 fn the_default_model() {
     let checkpoint = Checkpoint::open(goldens::default_model()).unwrap();
     let requests = requests(9, vocab(&checkpoint), |i| if i < SUBJECTS { 8 } else { 4 });
-    for format in FORMATS {
-        let base = Setting {
-            format,
-            level: Level::best(),
-            threads: 1,
-            max_num_batched_tokens: 512,
-            num_blocks: AMPLE,
-            prefix_caching: false,
-        };
+    for (format, kv) in FORMATS.map(|f| (f, None)).into_iter().chain([(Format::Q4_1, Some(KvType::Int8))]) {
+        let base = base(format, kv, Level::best());
         let mut answers = Answers::default();
         let alone = Running::start(&checkpoint, base);
         for (i, r) in requests[..SUBJECTS].iter().enumerate() {
@@ -207,7 +228,7 @@ fn the_default_model() {
         let crowd = Running::start(&checkpoint, crowd);
         for round in ["among 8, in chunks", "again, cached"] {
             for (i, (output, _)) in crowd.ask(&requests).into_iter().enumerate() {
-                answers.check(i, output, &format!("{round}, {format:?}"));
+                answers.check(i, output, &format!("{round}, {format:?} {kv:?}"));
             }
         }
         drop(crowd);

@@ -36,6 +36,7 @@ fn one_forward_a_token_and_nothing_copied() {
     let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
     for format in [Format::F32, Format::Q4_1] {
         let setting = Setting {
+            kv: None,
             format,
             level: Level::best(),
             threads: 2,

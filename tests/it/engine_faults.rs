@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle};
-use lima::engine::{Core, EngineError, Event, Request, SamplingParams, SchedulerConfig, SeqId, TokenId};
+use lima::engine::{Core, EngineError, Event, Request, SamplingParams, SchedulerConfig, SeqId, Task, TokenId};
 
 const VOCAB: u32 = 500;
 const CONFIG: SchedulerConfig = SchedulerConfig {
@@ -17,7 +17,14 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
 
 fn request(first: TokenId, len: u32, max_tokens: u32) -> Request {
     let params = Arc::new(SamplingParams { max_tokens, ..Default::default() });
-    Request { prompt: (first..first + len).collect(), params, priority: 0, cache_salt: None, adapter: None }
+    Request {
+        prompt: (first..first + len).collect(),
+        task: Task::default(),
+        params,
+        priority: 0,
+        cache_salt: None,
+        adapter: None,
+    }
 }
 
 /// Runs these requests with a fault at a step; returns which failed. The others must be right.
@@ -51,7 +58,7 @@ fn failed(depth: usize, requests: &[Request], step: u64, fault: Fault) -> BTreeS
                     failed.insert(id as u64);
                 }
                 Event::Failed(error) => panic!("{error}"),
-                Event::Scheduled { .. } => {}
+                Event::Scheduled { .. } | Event::PromptLogprobs(_) | Event::Pooled(_) => {}
             }
         }
         assert_eq!(ends, 1, "exactly one end");

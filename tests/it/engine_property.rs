@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle};
+use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle, oracle_pooled, oracle_scores};
 use lima::engine::{
-    AdapterSlot, Core, EngineError, Event, FinishReason, Request, SamplingParams, SchedulerConfig, SeqEvent, SeqId,
-    TokenId,
+    AdapterSlot, Core, EngineError, Event, FinishReason, Pooling, Request, SamplingParams, SchedulerConfig, Scored,
+    SeqEvent, SeqId, Task, TokenId,
 };
 
 const VOCAB: u32 = 40;
@@ -43,6 +43,8 @@ struct Reader {
     request: Request,
     scheduled: bool,
     tokens: Vec<TokenId>,
+    scores: Vec<Scored>,
+    pooled: Option<Vec<f32>>,
 }
 
 struct Scenario {
@@ -67,6 +69,8 @@ struct Totals {
     by_length: u64,
     failed: u64,
     aborted: u64,
+    scored: u64,
+    pooled: u64,
 }
 
 impl Scenario {
@@ -106,25 +110,36 @@ impl Scenario {
         let params = SamplingParams {
             temperature: if random.percent(50) { 1.0 } else { 0.0 },
             seed: random.next() % 3,
-            max_tokens: random.between(1, 150) as u32,
+            max_tokens: if random.percent(5) { 0 } else { random.between(1, 150) as u32 },
             min_tokens: random.below(5) as u32,
             stop_token_ids: if random.percent(30) { vec![1, 2] } else { vec![] },
             ..Default::default()
         };
         let request = Request {
             prompt: prompt.into(),
+            task: match random.below(10) {
+                0 => Task::Embed(Pooling::Mean),
+                1 => Task::Embed(Pooling::Last),
+                2..5 => Task::Generate { prompt_logprobs: Some(random.below(3) as u32) },
+                _ => Task::default(),
+            },
             params: Arc::new(params),
             priority: random.below(3) as i32 - 1,
             cache_salt: random.percent(20).then(|| "tenant".into()),
             adapter: random.percent(10).then_some(AdapterSlot(0)),
         };
-        let fits = (1..self.config.max_len()).contains(&request.prompt.len());
+        let generates = request.task != Task::Embed(Pooling::Mean)
+            && request.task != Task::Embed(Pooling::Last)
+            && request.params.max_tokens > 0;
+        let longest = self.config.max_len() - usize::from(generates);
+        let fits = (1..=longest).contains(&request.prompt.len());
         let id = SeqId(self.next_id);
         self.next_id += 1;
         let added = self.core.scheduler_mut().add(id, request.clone());
         assert_eq!(added.is_ok(), fits, "{} prompt tokens of {}", request.prompt.len(), self.config.max_len());
         if fits {
-            self.readers.insert(id, Reader { request, scheduled: false, tokens: Vec::new() });
+            self.readers
+                .insert(id, Reader { request, scheduled: false, tokens: Vec::new(), scores: Vec::new(), pooled: None });
         }
     }
 
@@ -179,11 +194,22 @@ impl Scenario {
                     reader.scheduled = true;
                     totals.hits += u64::from(cached_tokens > 0);
                 }
+                Event::PromptLogprobs(scores) => {
+                    assert!(reader.tokens.is_empty() && !scores.is_empty());
+                    reader.scores.extend(scores);
+                    totals.scored += 1;
+                }
+                Event::Pooled(pooled) => {
+                    assert!(reader.pooled.replace(pooled).is_none());
+                    totals.pooled += 1;
+                }
                 Event::Token(sampled) => reader.tokens.push(sampled.token),
                 Event::Finished(reason) => {
                     let reader = self.readers.remove(&seq).unwrap();
                     let expected = oracle(&reader.request, self.config.max_len(), VOCAB);
                     assert_eq!((reader.tokens, reason), expected, "{seq:?}");
+                    assert_eq!(reader.scores, oracle_scores(&reader.request, VOCAB), "{seq:?}");
+                    assert_eq!(reader.pooled, oracle_pooled(&reader.request), "{seq:?}");
                     match reason {
                         FinishReason::Stop => totals.stopped += 1,
                         FinishReason::Length => totals.by_length += 1,
@@ -204,6 +230,7 @@ impl Scenario {
     fn check_prefix(&self, reader: &Reader) {
         let (expected, _) = oracle(&reader.request, self.config.max_len(), VOCAB);
         assert!(expected.starts_with(&reader.tokens));
+        assert!(oracle_scores(&reader.request, VOCAB).starts_with(&reader.scores));
     }
 
     fn run(mut self, totals: &mut Totals) {
@@ -243,6 +270,7 @@ fn random_traffic_keeps_the_invariants_and_the_oracle() {
     }
     println!("{totals:?}");
     assert!(totals.steps >= 100_000, "{totals:?}");
-    let Totals { preemptions, discarded, hits, stopped, by_length, failed, aborted, .. } = totals;
-    assert!([preemptions, discarded, hits, stopped, by_length, failed, aborted].iter().all(|&n| n > 100), "{totals:?}");
+    let Totals { preemptions, discarded, hits, stopped, by_length, failed, aborted, scored, pooled, .. } = totals;
+    let counts = [preemptions, discarded, hits, stopped, by_length, failed, aborted, scored, pooled];
+    assert!(counts.iter().all(|&n| n > 100), "{totals:?}");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle};
 use lima::engine::{
     EngineConfig, EngineError, EngineHandle, EngineThread, Event, EventStream, FinishReason, Request, SamplingParams,
-    SubmitError, TokenId, spawn,
+    SubmitError, Task, TokenId, spawn,
 };
 
 const VOCAB: u32 = 1000;
@@ -33,7 +33,14 @@ fn start(config: EngineConfig, depth: usize) -> (EngineHandle, EngineThread, Fak
 
 fn request(first: TokenId, len: u32, max_tokens: u32) -> Request {
     let params = Arc::new(SamplingParams { max_tokens, ..Default::default() });
-    Request { prompt: (first..first + len).collect(), params, priority: 0, cache_salt: None, adapter: None }
+    Request {
+        prompt: (first..first + len).collect(),
+        task: Task::default(),
+        params,
+        priority: 0,
+        cache_salt: None,
+        adapter: None,
+    }
 }
 
 fn submit(handle: &EngineHandle, request: Request) -> EventStream {

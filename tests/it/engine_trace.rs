@@ -4,8 +4,10 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use lima::engine::fake::FakeExecutor;
-use lima::engine::{Core, Event, Request, SamplingParams, SchedulerConfig, SeqEvent, SeqId, TokenId, TokenSource};
+use lima::engine::fake::{FakeExecutor, oracle_scores};
+use lima::engine::{
+    Core, Event, Pooling, Request, SamplingParams, SchedulerConfig, SeqEvent, SeqId, Task, TokenId, TokenSource,
+};
 
 const CONFIG: SchedulerConfig = SchedulerConfig {
     max_num_seqs: 4,
@@ -17,7 +19,14 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
 
 fn request(prompt: impl Iterator<Item = TokenId>, max_tokens: u32) -> Request {
     let params = SamplingParams { max_tokens, stop_token_ids: vec![7], ..Default::default() };
-    Request { prompt: prompt.collect(), params: Arc::new(params), priority: 0, cache_salt: None, adapter: None }
+    Request {
+        prompt: prompt.collect(),
+        task: Task::default(),
+        params: Arc::new(params),
+        priority: 0,
+        cache_salt: None,
+        adapter: None,
+    }
 }
 
 /// A core whose sequences all generate `script`, and what it did.
@@ -55,6 +64,11 @@ impl Trace {
                     TokenSource::PreviousStep { row } => format!(" from row {row}"),
                 };
                 write!(out, " [{:?} {}..{}{source} {:?}]", row.seq, row.start, row.start + row.len, row.want).unwrap();
+                if let Some(score) = &row.score {
+                    let targets = &input.targets[score.targets.clone()];
+                    out.pop();
+                    write!(out, " scoring {} from {}]", targets.len(), row.start + score.first).unwrap();
+                }
             }
             if !input.released.is_empty() {
                 write!(out, " released {:?}", input.released).unwrap();
@@ -66,6 +80,17 @@ impl Trace {
         for SeqEvent { seq, event, .. } in events {
             match event {
                 Event::Token(sampled) => writeln!(out, "  {seq:?} -> {}", sampled.token).unwrap(),
+                Event::PromptLogprobs(scores) => {
+                    let tokens: Vec<_> = scores.iter().map(|s| s.token).collect();
+                    writeln!(
+                        out,
+                        "  {seq:?} scored {}: {:?}..={:?}",
+                        tokens.len(),
+                        tokens[0],
+                        tokens[tokens.len() - 1]
+                    )
+                    .unwrap();
+                }
                 event => writeln!(out, "  {seq:?} {event:?}").unwrap(),
             }
         }
@@ -234,4 +259,128 @@ fn what_overruns_a_stop_token_is_discarded() {
     no step
       next step 3, in flight 0, blocks: 0 in use, 16 free, 0 cached
     ");
+}
+
+fn scored(prompt: impl Iterator<Item = TokenId>, max_tokens: u32) -> Request {
+    Request { task: Task::Generate { prompt_logprobs: Some(0) }, ..request(prompt, max_tokens) }
+}
+
+#[test]
+fn a_prompt_is_scored_across_chunks() {
+    let config = SchedulerConfig { max_num_batched_tokens: 32, num_blocks: 4, ..CONFIG };
+    let mut trace = Trace::new(config, 1, (100..).take(9).collect());
+    trace.add(request(0..31, 3));
+    trace.advance();
+    trace.add(scored(200..264, 1));
+    trace.run();
+    // The prompt is in the cache, and computed all the same. Nothing is generated.
+    trace.add(scored(200..240, 0));
+    trace.run();
+    insta::assert_snapshot!(trace.text, @r"
+    step 0: [s0 0..31 Sample { last: 1 }]
+      s0 Scheduled { cached_tokens: 0 }
+      s0 -> 100
+      next step 1, in flight 0, blocks: 1 in use, 3 free, 0 cached
+      running s0: prompt 31 + output 1 + in flight 0, computed 31, registered 0, blocks [b0]
+    step 1: [s0 31..32 Sample { last: 1 }] [s1 0..31 None scoring 31 from 0]
+      s1 Scheduled { cached_tokens: 0 }
+      s0 -> 101
+      s1 scored 31: 201..=231
+      next step 2, in flight 0, blocks: 3 in use, 1 free, 0 cached
+      running s0: prompt 31 + output 2 + in flight 0, computed 32, registered 1, blocks [b0]
+      running s1: prompt 64 + output 0 + in flight 0, computed 31, registered 0, blocks [b1, b2]
+    step 2: [s0 32..33 Sample { last: 1 }] [s1 31..62 None scoring 31 from 31]
+      s0 -> 102
+      s0 Finished(Length)
+      s1 scored 31: 232..=262
+      next step 3, in flight 0, blocks: 2 in use, 2 free, 1 cached
+      running s1: prompt 64 + output 0 + in flight 0, computed 62, registered 1, blocks [b1, b2]
+    step 3: [s1 62..64 Sample { last: 1 } scoring 1 from 62] released [s0]
+      s1 scored 1: 263..=263
+      s1 -> 100
+      s1 Finished(Length)
+      next step 4, in flight 0, blocks: 0 in use, 4 free, 3 cached
+    no step
+      next step 4, in flight 0, blocks: 0 in use, 4 free, 3 cached
+    step 4: [s2 0..32 None scoring 32 from 0] released [s1]
+      s2 Scheduled { cached_tokens: 0 }
+      s2 scored 32: 201..=232
+      next step 5, in flight 0, blocks: 2 in use, 2 free, 2 cached
+      running s2: prompt 40 + output 0 + in flight 0, computed 32, registered 1, blocks [b3, b0]
+    step 5: [s2 32..40 None scoring 7 from 32]
+      s2 scored 7: 233..=239
+      s2 Finished(Length)
+      next step 6, in flight 0, blocks: 0 in use, 4 free, 2 cached
+    no step
+      next step 6, in flight 0, blocks: 0 in use, 4 free, 2 cached
+    ");
+}
+
+#[test]
+fn a_mean_reads_nothing_from_the_cache_and_the_last_state_does() {
+    let mut trace = Trace::new(CONFIG, 1, vec![100]);
+    let embed = |pooling| Request { task: Task::Embed(pooling), ..request(0..70, 1) };
+    trace.add(embed(Pooling::Last));
+    trace.run();
+    trace.add(embed(Pooling::Mean));
+    trace.add(embed(Pooling::Last));
+    trace.run();
+    insta::assert_snapshot!(trace.text, @r"
+    step 0: [s0 0..64 None]
+      s0 Scheduled { cached_tokens: 0 }
+      next step 1, in flight 0, blocks: 3 in use, 13 free, 0 cached
+      running s0: prompt 70 + output 0 + in flight 0, computed 64, registered 2, blocks [b0, b1, b2]
+    step 1: [s0 64..70 Pool { pooling: Last, last: true }]
+      s0 Pooled([0.97099996, 0.47099996, 0.36899996, -0.026000023])
+      s0 Finished(Length)
+      next step 2, in flight 0, blocks: 0 in use, 16 free, 2 cached
+    no step
+      next step 2, in flight 0, blocks: 0 in use, 16 free, 2 cached
+    step 2: [s1 0..64 Pool { pooling: Mean, last: false }] released [s0]
+      s1 Scheduled { cached_tokens: 0 }
+      next step 3, in flight 0, blocks: 3 in use, 13 free, 2 cached
+      running s1: prompt 70 + output 0 + in flight 0, computed 64, registered 2, blocks [b2, b3, b4]
+      waiting s2: prompt 70 + output 0 + in flight 0, computed 0, registered 0, blocks []
+    step 3: [s1 64..70 Pool { pooling: Mean, last: true }] [s2 64..70 Pool { pooling: Last, last: true }]
+      s2 Scheduled { cached_tokens: 64 }
+      s1 Pooled([-0.0067285667, -0.008228578, -0.015714288, -0.10838571])
+      s1 Finished(Length)
+      s2 Pooled([0.97099996, 0.47099996, 0.36899996, -0.026000023])
+      s2 Finished(Length)
+      next step 4, in flight 0, blocks: 0 in use, 16 free, 2 cached
+    no step
+      next step 4, in flight 0, blocks: 0 in use, 16 free, 2 cached
+    ");
+}
+
+#[test]
+fn what_was_scored_before_a_preemption_is_not_scored_again() {
+    let config = SchedulerConfig { max_num_batched_tokens: 5, num_blocks: 7, ..CONFIG };
+    let mut core = Core::new(config, Box::new(FakeExecutor::new(1, 1000)));
+    let long = scored(200..360, 1);
+    core.scheduler_mut().add(SeqId(0), request(0..31, 80)).unwrap();
+    core.advance(&mut Vec::new());
+    core.scheduler_mut().add(SeqId(1), long.clone()).unwrap();
+    let (mut scores, mut computed) = (Vec::new(), 0);
+    loop {
+        let mut events = Vec::new();
+        if !core.advance(&mut events) {
+            break;
+        }
+        let row = core.last_input().rows.iter().find(|r| r.seq == SeqId(1));
+        if let Some(row) = row.filter(|_| core.scheduler().counters().preemptions > 0 && computed == 0) {
+            let cached = row.start;
+            computed = cached + row.len;
+            // What the cache gives was reported; the first positions computed need no scores any more.
+            assert!(0 < cached && cached < scores.len() && row.score.is_none(), "{row:?} after {}", scores.len());
+        }
+        for event in events.into_iter().filter(|e| e.seq == SeqId(1)) {
+            if let Event::PromptLogprobs(more) = event.event {
+                scores.extend(more);
+            }
+        }
+    }
+    assert_eq!(core.scheduler().counters().preemptions, 1);
+    assert!(computed > 0);
+    assert_eq!(scores, oracle_scores(&long, 1000));
 }

@@ -26,7 +26,8 @@ fn compare(name: &str, format: Format) -> (f32, usize) {
     let family = Family::read(name);
     let dir = tempfile::tempdir().unwrap();
     let started = Instant::now();
-    family.write(dir.path(), 1);
+    // Large checkpoints come in several files.
+    family.write(dir.path(), if format == Format::F16 { 3 } else { 1 });
     let written = started.elapsed();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let longest = family.sequences.iter().map(|s| s.prompt.len()).max().unwrap();
@@ -116,10 +117,9 @@ fn padding_rows_are_never_sampled() {
     let mut model = CpuModel::open(&goldens::path("gqa"), Some(Format::F32), Level::best(), 2);
     let prompt = [5u32, 9, 2, 7];
     let row = model.rows(&prompt, &[3]).remove(0);
-    let all = model.vocab;
     assert!(argmax(&row) as usize >= TOKENS, "without the limit, the most likely token is padding");
     let logprobs = log_softmax(&row[..TOKENS]);
-    let mut executor = CpuExecutor::new(model.ops, model.model, all);
+    let mut executor = CpuExecutor::new(model.ops, model.model, Checkpoint::open(goldens::path("gqa")).unwrap().config());
     executor.sample_below(TOKENS);
     let step = StepInput {
         tokens: prompt.to_vec(),

@@ -20,6 +20,7 @@ mod graph;
 mod http;
 mod load;
 mod sampler;
+mod scores;
 mod support;
 mod text;
 mod text_stop;

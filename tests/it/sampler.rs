@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use lima::engine::{RowOut, SampleInput, SampleRow, Sampled, SamplingParams, SeqId, TokenId};
-use lima::runner::sampler::{Level, Sampler, Scratch, philox, reference, token_logprob};
+use lima::runner::sampler::{Level, Sampler, Scratch, philox, reference};
 
 /// A small generator for test data.
 struct Rng(u64);
@@ -218,10 +218,17 @@ fn log_probabilities_are_of_the_raw_logits() {
     assert_eq!(got.top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 2, 3, 0]);
     assert_eq!(got.top[3].1, got.logprob);
     let mut scratch = Scratch::default();
-    assert_eq!(token_logprob(&logits, 0, &mut scratch), Some(got.logprob));
-    assert_eq!(token_logprob(&logits, 4, &mut scratch), Some(f32::NEG_INFINITY));
-    assert_eq!(token_logprob(&logits, 5, &mut scratch), None);
-    assert_eq!(token_logprob(&[0.0, f32::NAN], 0, &mut scratch), None);
+    let sampler = Sampler::new(logits.len());
+    let mut score = |token, top| sampler.score(&logits, token, top, &mut scratch);
+    let scored = score(0, 20).unwrap();
+    assert_eq!((scored.token, scored.logprob, scored.rank), (0, got.logprob, 4));
+    assert_eq!(scored.top, got.top);
+    assert_eq!((score(1, 0).unwrap().rank, score(2, 1).unwrap().rank, score(3, 0).unwrap().rank), (1, 2, 3));
+    assert_eq!(score(2, 1).unwrap().top, got.top[..1]);
+    assert_eq!(score(4, 0).unwrap().logprob, f32::NEG_INFINITY);
+    assert_eq!(score(4, 0).unwrap().rank, 5);
+    assert_eq!(score(5, 0), None);
+    assert_eq!(Sampler::new(2).score(&[0.0, f32::NAN], 0, 0, &mut scratch), None);
 }
 
 #[test]

@@ -51,9 +51,7 @@ impl Scheduler {
         self.hits.clear();
         let mut prefix = seq.root;
         if self.config.enable_prefix_caching {
-            // The last token is computed in any case: its logits are wanted.
-            let most = seq.tokens.len() - 1;
-            prefix = self.pool.lookup(seq.root, &seq.tokens[..most], &mut self.hits);
+            prefix = self.pool.lookup(seq.root, &seq.tokens[..seq.num_cacheable()], &mut self.hits);
         }
         let fresh = seq.tokens.len().div_ceil(BLOCK_SIZE) - self.hits.len();
         if fresh + self.pool.count_free(&self.hits) > available {

@@ -1,7 +1,8 @@
 //! Rows of running sequences: decode rows first, then prefill chunks.
 
 use super::*;
-use crate::engine::executor::{Row, Want};
+use crate::engine::executor::{Row, Score, Want};
+use crate::engine::types::Pooling;
 
 impl Scheduler {
     /// Rows of running sequences that lack one token. Returns whether a sequence was preempted.
@@ -51,11 +52,14 @@ impl Scheduler {
     /// grow, or must wait until the token is collected.
     fn decode_source(&self, slot: usize) -> Option<RowSource> {
         let seq = self.seq(slot);
-        if seq.num_computed + 1 != seq.num_tokens() || seq.num_tokens() >= seq.max_len {
+        if seq.num_computed + 1 != seq.num_tokens() {
             return None;
         }
         if seq.num_computed < seq.tokens.len() {
             return Some(RowSource::Known);
+        }
+        if seq.num_tokens() >= seq.max_len {
+            return None;
         }
         let last = seq.last_row?;
         (last.step + 1 == self.next_step).then_some(RowSource::Previous(last.row))
@@ -91,7 +95,7 @@ impl Scheduler {
     ) {
         let seq = self.seqs[slot].as_deref_mut().expect("a running slot is taken");
         let (start, end) = (seq.num_computed, seq.num_computed + len);
-        let samples = end == seq.num_tokens();
+        let complete = end == seq.num_tokens();
         let tokens = match source {
             Some(RowSource::Previous(row)) => TokenSource::PreviousStep { row },
             Some(RowSource::Known) | None => {
@@ -102,7 +106,26 @@ impl Scheduler {
         };
         let first_block = input.blocks.len();
         input.blocks.extend_from_slice(&seq.table.blocks()[..end.div_ceil(BLOCK_SIZE)]);
-        if samples {
+        let (want, returns) = match seq.task {
+            Task::Generate { .. } if complete && seq.is_prompt_only() => (Want::None, Returns::End),
+            Task::Generate { .. } if complete => (Want::Sample { last: 1 }, Returns::Token),
+            Task::Embed(pooling) if complete => (Want::Pool { pooling, last: true }, Returns::Pooled),
+            Task::Embed(Pooling::Mean) => (Want::Pool { pooling: Pooling::Mean, last: false }, Returns::Nothing),
+            Task::Generate { .. } | Task::Embed(Pooling::Last) => (Want::None, Returns::Nothing),
+        };
+        // A token is scored by the position before it. After a preemption some have been already.
+        let mut scores = 0..0;
+        let mut score = None;
+        if let Task::Generate { prompt_logprobs: Some(top) } = seq.task {
+            let (from, to) = (seq.num_scored.max(start + 1), seq.num_prompt.min(end + 1));
+            if from < to {
+                let first_target = input.targets.len();
+                input.targets.extend_from_slice(&seq.tokens[from..to]);
+                score = Some(Score { first: from - 1 - start, targets: first_target..input.targets.len(), top });
+                scores = from..to;
+            }
+        }
+        if returns == Returns::Token {
             seq.last_row = Some(RowRef { step: record.step, row: input.rows.len() });
             seq.in_flight += 1;
         }
@@ -113,10 +136,11 @@ impl Scheduler {
             start,
             len,
             blocks: first_block..input.blocks.len(),
-            want: if samples { Want::Sample { last: 1 } } else { Want::None },
+            want,
+            score,
             adapter: seq.adapter,
         });
-        record.rows.push(RowRecord { slot, seq: seq.id, epoch: seq.epoch, end, samples });
+        record.rows.push(RowRecord { slot, seq: seq.id, epoch: seq.epoch, end, returns, scores });
     }
 }
 

@@ -4,8 +4,9 @@ use super::{ConfigError, LlamaConfig, RopeScaling};
 use crate::model::weights::gguf::{Gguf, Value};
 
 impl LlamaConfig {
-    /// Reads the shape from a GGUF file's metadata; `rope_factors` is its `rope_freqs.weight`.
-    pub fn from_gguf(gguf: &Gguf<'_>, rope_factors: Option<Vec<f32>>) -> Result<Self, ConfigError> {
+    /// Reads the shape from a GGUF file's metadata; `has_output` tells whether the model has `output.weight`,
+    /// `rope_factors` is its `rope_freqs.weight`.
+    pub fn from_gguf(gguf: &Gguf<'_>, has_output: bool, rope_factors: Option<Vec<f32>>) -> Result<Self, ConfigError> {
         let m = Meta(gguf);
         refuse_other_models(&m)?;
 
@@ -54,7 +55,7 @@ impl LlamaConfig {
                 .ok_or_else(|| ConfigError("llama.attention.layer_norm_rms_epsilon is missing".into()))?,
             rope_theta: m.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
             rope_scaling: rope_scaling(&m, rope_factors)?,
-            tie_word_embeddings: gguf.tensor("output.weight").is_none(),
+            tie_word_embeddings: !has_output,
             max_position_embeddings: m.required("llama.context_length")?,
             bos_token_id: m.token("tokenizer.ggml.bos_token_id")?,
             eos_token_ids,
@@ -103,9 +104,6 @@ fn refuse_other_models(m: &Meta<'_, '_>) -> Result<(), ConfigError> {
         None => return Err(ConfigError("general.architecture is missing".into())),
     }
     let context = m.required("llama.context_length")?;
-    if let Some(n) = m.size("split.count")?.filter(|n| *n > 1) {
-        return Err(ConfigError(format!("split.count is {n}, which is not supported: merge the parts into one file")));
-    }
     for (name, value) in m.0.values().filter(|(name, _)| name.starts_with("llama.")) {
         if READ.contains(&name) || HARMLESS.contains(&name) || is_off(value) {
             continue;

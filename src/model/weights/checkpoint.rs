@@ -1,28 +1,31 @@
 //! A model on disk, opened and checked.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-
-use memmap2::Mmap;
-use serde_json::{Map, Value};
 
 use super::error::{LoadError, shown};
 use super::gguf::{Gguf, MAGIC, TensorInfo};
-use super::{TensorView, expected_tensors, names, safetensors};
+use super::mapped::{MappedFile, read_object};
+use super::{TensorView, expected_tensors, index, names, refused, safetensors, split};
 use crate::model::config::{GenerationDefaults, LlamaConfig};
 use crate::text::GgufVocab;
-
-/// Largest JSON file read.
-const MAX_JSON: u64 = 16 << 20;
 
 /// What kind of checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A Hugging Face directory: config.json, model.safetensors, tokenizer.json.
+    /// A Hugging Face directory: config.json, model.safetensors or its shards, tokenizer.json.
     HuggingFace(PathBuf),
-    /// A single file with weights, tokenizer and template.
+    /// A file with weights, tokenizer and template, or one part of it.
     Gguf(PathBuf),
+}
+
+/// Where a tensor is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Which of the checkpoint's files.
+    pub file: usize,
+    pub info: TensorInfo,
 }
 
 /// Configuration and weights, memory-mapped. Its tensors are exactly those the configuration needs.
@@ -32,8 +35,8 @@ pub struct Checkpoint {
     config: LlamaConfig,
     generation: GenerationDefaults,
     vocab: Option<GgufVocab>,
-    tensors: BTreeMap<String, TensorInfo>,
-    map: Mmap,
+    files: Vec<MappedFile>,
+    tensors: BTreeMap<String, Place>,
 }
 
 impl Checkpoint {
@@ -48,10 +51,12 @@ impl Checkpoint {
         if !kind.is_file() {
             return Err(LoadError::file(path, "is neither a directory nor a file"));
         }
-        refuse_pickle(path)?;
-        let map = map(path)?;
-        if map.get(..4) == Some(MAGIC) {
-            return open_gguf(path, map);
+        if let Some(why) = refused::file(path) {
+            return Err(LoadError::file(path, why));
+        }
+        let file = MappedFile::open(path)?;
+        if file.get(..4) == Some(MAGIC) {
+            return open_gguf(path, file);
         }
         Err(LoadError::file(
             path,
@@ -90,23 +95,40 @@ impl Checkpoint {
 
     /// Stored bytes of all tensors.
     pub fn total_bytes(&self) -> usize {
-        self.tensors.values().map(|t| t.size).sum()
+        self.tensors.values().map(|t| t.info.size).sum()
     }
 
     /// A tensor by its Hugging Face name.
     pub fn tensor(&self, hf_name: &str) -> Result<TensorView<'_>, LoadError> {
-        let missing = || LoadError::file(self.path(), format!("tensor {} is missing", shown(hf_name)));
-        let info = self.tensors.get(hf_name).ok_or_else(missing)?;
+        let missing = || LoadError::file(&self.whole(), format!("tensor {} is missing", shown(hf_name)));
+        let Place { file, info } = self.tensors.get(hf_name).ok_or_else(missing)?;
         let is_gguf = matches!(self.source, Source::Gguf(_));
         let interleaved = (is_gguf && names::is_permuted_in_gguf(hf_name)).then_some(self.config.head_dim);
-        let data = &self.map[info.offset..][..info.size];
+        let data = &self.files[*file][info.offset..][..info.size];
         TensorView::new(info.dtype, info.rows, info.cols, data, interleaved).ok_or_else(missing)
     }
 
-    fn path(&self) -> &Path {
-        match &self.source {
-            Source::HuggingFace(path) | Source::Gguf(path) => path,
+    /// An error about a tensor, by its Hugging Face name: names the file that has it, and the tensor as that file
+    /// calls it. `what` follows the name, such as "has values that are not numbers".
+    pub fn tensor_error(&self, hf_name: &str, what: impl std::fmt::Display) -> LoadError {
+        let in_whole = || self.whole();
+        let path = self.tensors.get(hf_name).map_or_else(in_whole, |t| self.files[t.file].path.clone());
+        LoadError::file(&path, format!("tensor {} {what}", shown(&self.own_name(hf_name))))
+    }
+
+    /// The file to name where no single one is at fault: the only one, the index, or what was asked for.
+    fn whole(&self) -> PathBuf {
+        match (&self.source, &self.files[..]) {
+            (_, [file]) => file.path.clone(),
+            (Source::HuggingFace(dir), _) => dir.join(index::INDEX),
+            (Source::Gguf(path), _) => path.clone(),
         }
+    }
+
+    /// A tensor's name in the file.
+    fn own_name(&self, hf_name: &str) -> String {
+        let gguf = matches!(self.source, Source::Gguf(_)).then(|| names::to_gguf(hf_name)).flatten();
+        gguf.unwrap_or_else(|| hf_name.to_owned())
     }
 
     /// Missing, leftover and wrongly shaped tensors are errors that name them.
@@ -115,24 +137,29 @@ impl Checkpoint {
         let expected = expected_tensors(&self.config);
         let mut missing = Vec::new();
         for (name, [rows, cols]) in &expected {
-            match self.tensors.get(name) {
-                None => missing.push(name.as_str()),
-                Some(t) if (t.rows, t.cols) != (*rows, *cols) => {
-                    return Err(LoadError::file(
-                        self.path(),
-                        format!("tensor {name} is {} x {}, the configuration needs {rows} x {cols}", t.rows, t.cols),
-                    ));
+            match self.tensors.get(name).map(|t| (t.info.rows, t.info.cols)) {
+                None => missing.push(self.own_name(name)),
+                Some(shape) if shape == (*rows, *cols) => {}
+                Some((n, width)) if width == *cols && names::is_vocabulary(name) => {
+                    return Err(self.tensor_error(name, format!("has {n} rows, the vocabulary has {rows} tokens")));
                 }
-                Some(_) => {}
+                Some((n, width)) => {
+                    let what = format!("is {n} x {width}, the configuration needs {rows} x {cols}");
+                    return Err(self.tensor_error(name, what));
+                }
             }
         }
         if !missing.is_empty() {
-            return Err(LoadError::file(self.path(), some_names("missing", &missing)));
+            let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+            return Err(LoadError::file(&self.whole(), some_names("missing", &missing)));
         }
         if self.tensors.len() > expected.len() {
             let known: std::collections::HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
-            let leftover: Vec<&str> = self.names().filter(|name| !known.contains(name)).collect();
-            return Err(LoadError::file(self.path(), some_names("not part of a Llama of this shape", &leftover)));
+            let leftover = || self.tensors.iter().filter(|(name, _)| !known.contains(name.as_str()));
+            let file = leftover().next().map_or_else(|| self.whole(), |(_, t)| self.files[t.file].path.clone());
+            let names: Vec<String> = leftover().map(|(name, _)| self.own_name(name)).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(LoadError::file(&file, some_names("not part of a Llama of this shape", &names)));
         }
         Ok(self)
     }
@@ -152,7 +179,7 @@ fn some_names(what: &str, names: &[&str]) -> String {
 fn open_directory(dir: &Path) -> Result<Checkpoint, LoadError> {
     let config_path = dir.join("config.json");
     if !config_path.exists() {
-        return Err(LoadError::file(dir, "has no config.json: it is not a Hugging Face model directory"));
+        return Err(LoadError::file(dir, refused::directory(dir, "config.json")));
     }
     let config = LlamaConfig::from_hf(&read_object(&config_path)?).map_err(|e| LoadError::file(&config_path, e))?;
     let generation_path = dir.join("generation_config.json");
@@ -163,87 +190,63 @@ fn open_directory(dir: &Path) -> Result<Checkpoint, LoadError> {
         GenerationDefaults::default()
     };
     let weights = dir.join("model.safetensors");
-    if !weights.exists() {
-        return Err(LoadError::file(dir, why_no_weights(dir)));
-    }
-    let map = map(&weights)?;
-    let tensors = safetensors::parse(&map).map_err(|e| LoadError::file(&weights, e))?;
-    Checkpoint { source: Source::HuggingFace(dir.to_owned()), config, generation, vocab: None, tensors, map }
+    let (files, tensors) = if weights.exists() {
+        let file = MappedFile::open(&weights)?;
+        let tensors = safetensors::parse(&file).map_err(|e| LoadError::file(&weights, e))?;
+        (vec![file], tensors.into_iter().map(|(name, info)| (name, Place { file: 0, info })).collect())
+    } else if dir.join(index::INDEX).exists() {
+        index::open(dir, |name| names::is_ignored(name, &config))?
+    } else {
+        return Err(LoadError::file(dir, refused::directory(dir, "model.safetensors")));
+    };
+    Checkpoint { source: Source::HuggingFace(dir.to_owned()), config, generation, vocab: None, files, tensors }
         .check_complete()
 }
 
-fn why_no_weights(dir: &Path) -> &'static str {
-    let names: Vec<PathBuf> =
-        fs::read_dir(dir).into_iter().flatten().flatten().map(|e| PathBuf::from(e.file_name())).collect();
-    if names.iter().any(|n| n.as_os_str() == "model.safetensors.index.json") {
-        "has its weights in several files, which is not supported: save them as one model.safetensors"
-    } else if names.iter().any(|n| is_pickle(n)) {
-        "has no model.safetensors; its pickled weights are not read, because unpickling runs code from the file: \
-         convert them to safetensors"
-    } else {
-        "has no model.safetensors"
-    }
-}
-
-fn open_gguf(path: &Path, map: Mmap) -> Result<Checkpoint, LoadError> {
+fn open_gguf(path: &Path, file: MappedFile) -> Result<Checkpoint, LoadError> {
     const ROPE_FACTORS: &str = "rope_freqs.weight";
-    let in_file = |e: &dyn std::fmt::Display| LoadError::file(path, e);
-    let gguf = Gguf::parse(&map).map_err(|e| in_file(&e))?;
-    let factors = gguf
-        .tensor(ROPE_FACTORS)
-        .and_then(|t| TensorView::new(t.dtype, t.rows, t.cols, &map[t.offset..][..t.size], None))
+    let files = split::open_all(file)?;
+    let mut ggufs = Vec::with_capacity(files.len());
+    for file in &files {
+        ggufs.push(Gguf::parse(file).map_err(|e| LoadError::file(&file.path, e))?);
+    }
+    split::check(&files, &ggufs)?;
+
+    let mut tensors = BTreeMap::new();
+    let mut factors = None;
+    for (at, gguf) in ggufs.iter().enumerate() {
+        let path = &files[at].path;
+        for (name, &info) in gguf.tensors() {
+            let twice = if name == ROPE_FACTORS {
+                factors.replace(Place { file: at, info })
+            } else if let Some(hf_name) = names::from_gguf(name) {
+                tensors.insert(hf_name, Place { file: at, info })
+            } else {
+                return Err(LoadError::file(path, some_names("not part of a Llama", &[name])));
+            };
+            if let Some(other) = twice {
+                let other = files[other.file].path.display();
+                return Err(LoadError::file(path, format!("tensor {} is in {other} as well", shown(name))));
+            }
+        }
+    }
+    let factors = factors
+        .and_then(|Place { file, info: t }| {
+            TensorView::new(t.dtype, t.rows, t.cols, &files[file][t.offset..][..t.size], None)
+        })
         .map(|view| view.to_f32());
-    let config = LlamaConfig::from_gguf(&gguf, factors).map_err(|e| in_file(&e))?;
-    let vocab = GgufVocab::from_gguf(&gguf).map_err(|e| in_file(&e))?;
+
+    // The first file has the metadata.
+    let (gguf, in_file) = (&ggufs[0], |e: &dyn std::fmt::Display| LoadError::file(&files[0].path, e));
+    let config = LlamaConfig::from_gguf(gguf, tensors.contains_key("lm_head.weight"), factors).map_err(|e| in_file(&e))?;
+    let vocab = GgufVocab::from_gguf(gguf).map_err(|e| in_file(&e))?;
     if let Some(n) = vocab.as_ref().map(|v| v.tokens.len()).filter(|n| *n > config.vocab_size) {
         return Err(in_file(&format_args!(
             "tokenizer.ggml.tokens has {n} tokens, llama.vocab_size is {}",
             config.vocab_size
         )));
     }
-    let mut tensors = BTreeMap::new();
-    for (name, info) in gguf.tensors().filter(|(name, _)| *name != ROPE_FACTORS) {
-        let Some(hf_name) = names::from_gguf(name) else {
-            return Err(LoadError::file(path, some_names("not part of a Llama", &[name])));
-        };
-        tensors.insert(hf_name, *info);
-    }
+    drop(ggufs);
     let source = Source::Gguf(path.to_owned());
-    Checkpoint { source, config, generation: GenerationDefaults::default(), vocab, tensors, map }.check_complete()
-}
-
-/// Formats that are Python pickles.
-fn is_pickle(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    matches!(extension.as_str(), "bin" | "pt" | "pth" | "ckpt" | "pkl" | "pickle")
-}
-
-fn refuse_pickle(path: &Path) -> Result<(), LoadError> {
-    if is_pickle(path) {
-        return Err(LoadError::file(
-            path,
-            "is not read: such files are Python pickles, and unpickling runs code from the file; convert it to \
-             safetensors or GGUF",
-        ));
-    }
-    Ok(())
-}
-
-fn map(path: &Path) -> Result<Mmap, LoadError> {
-    let file = File::open(path).map_err(LoadError::io(path))?;
-    if !file.metadata().map_err(LoadError::io(path))?.is_file() {
-        return Err(LoadError::file(path, "is not a file"));
-    }
-    // SAFETY: the map is private and read only. Files are replaced by renaming; someone who
-    // truncates a model in place while it is served ends the process with SIGBUS.
-    unsafe { Mmap::map(&file) }.map_err(LoadError::io(path))
-}
-
-fn read_object(path: &Path) -> Result<Map<String, Value>, LoadError> {
-    let size = fs::metadata(path).map_err(LoadError::io(path))?.len();
-    if size > MAX_JSON {
-        return Err(LoadError::file(path, format!("has {size} bytes, at most {MAX_JSON} are read")));
-    }
-    let bytes = fs::read(path).map_err(LoadError::io(path))?;
-    serde_json::from_slice(&bytes).map_err(|e| LoadError::file(path, format!("is not a JSON object ({e})")))
+    Checkpoint { source, config, generation: GenerationDefaults::default(), vocab, files, tensors }.check_complete()
 }

@@ -48,3 +48,14 @@ pub(crate) fn shown(name: &str) -> String {
         None => format!("{name:?}"),
     }
 }
+
+/// Another library's words as they may be shown: one line, cut short.
+pub(crate) fn brief(error: &impl std::fmt::Display) -> String {
+    const MOST: usize = 200;
+    let text = error.to_string();
+    let mut out: String = text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(MOST).is_some() {
+        out.push('…');
+    }
+    out
+}

@@ -5,11 +5,17 @@ pub mod checkpoint;
 pub mod error;
 pub mod gguf;
 pub mod gguf_vocab;
+mod index;
+mod json;
+mod mapped;
 pub mod names;
+mod refused;
 pub mod safetensors;
+mod split;
 pub mod view;
 
 pub use checkpoint::{Checkpoint, Source};
 pub use error::LoadError;
 pub use names::expected_tensors;
+pub use split::part_names;
 pub use view::TensorView;

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::error::{FormatError, shown};
+use super::error::{FormatError, brief, shown};
+use super::json::UniqueMap;
 use crate::ops::quant::DType;
 
 /// Where a tensor is. One or two dimensions; a row is contiguous.
@@ -41,9 +42,9 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, TensorInfo>, FormatError> 
         return bad(format!("ends inside its header of {len} bytes: it is truncated"));
     };
     let data_start = 8 + len as usize;
-    let header: Map<String, Value> = match serde_json::from_slice(header) {
+    let UniqueMap(header) = match serde_json::from_slice::<UniqueMap<Value>>(header) {
         Ok(header) => header,
-        Err(e) => return bad(format!("header is not a JSON object ({e})")),
+        Err(e) => return bad(format!("header is not a JSON object of tensors ({})", brief(&e))),
     };
     let mut tensors = BTreeMap::new();
     let mut spans = Vec::with_capacity(header.len());
@@ -53,18 +54,21 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, TensorInfo>, FormatError> 
         }
         let in_tensor = |e: FormatError| FormatError(format!("tensor {} {e}", shown(&name)));
         let entry = Header::deserialize(value)
-            .map_err(|e| FormatError(format!("tensor {} has a malformed entry ({e})", shown(&name))))?;
+            .map_err(|e| FormatError(format!("tensor {} has a malformed entry ({})", shown(&name), brief(&e))))?;
         let info = info(&entry, bytes.len() - data_start).map_err(in_tensor)?;
-        spans.push((info.offset, info.size));
+        spans.push((info.offset, info.size, shown(&name)));
         tensors.insert(name, TensorInfo { offset: data_start + info.offset, ..info });
     }
     spans.sort_unstable();
-    let mut end = 0;
-    for (offset, size) in spans {
-        if offset != end {
-            return bad("tensors do not follow each other without gaps or overlaps");
+    let (mut end, mut last) = (0, String::new());
+    for (offset, size, name) in spans {
+        if offset < end {
+            return bad(format!("tensors {last} and {name} overlap"));
         }
-        end += size;
+        if offset > end {
+            return bad(format!("{} bytes before tensor {name} belong to no tensor", offset - end));
+        }
+        (end, last) = (end + size, name);
     }
     if data_start + end != bytes.len() {
         return bad(format!("has {} bytes, its tensors end at {}", bytes.len(), data_start + end));

@@ -5,7 +5,7 @@
 //! who else is in the batch, on how many threads there are, or on whether a partition was computed by
 //! one worker ([`attend`]) or several ([`attend`] into slots, then [`join`]).
 
-use super::kv::KvPool;
+use super::kv::{HeadPtr, KvPool, KvType};
 use super::simd::{Simd, multiversion, step};
 use crate::engine::{BLOCK_SIZE, BlockId};
 
@@ -52,31 +52,50 @@ pub(crate) fn scratch_len(group: usize, padded_dim: usize) -> usize {
     QUERIES.max(group) * (PARTITION + 2 * padded_dim + 4)
 }
 
+/// [`KvType`] as a constant of the kernels.
+const F32: u8 = 0;
+const BF16: u8 = 1;
+const INT8: u8 = 2;
+
+/// Sixteen numbers of the pool, unscaled.
 #[inline(always)]
-unsafe fn load_kv<S: Simd, const BF16: bool>(base: *const u8, i: usize) -> S::F {
+unsafe fn load_kv<S: Simd, const KIND: u8>(base: *const u8, i: usize) -> S::F {
     // SAFETY: the caller's index is inside the block.
-    unsafe { if BF16 { S::load_bf16(base.cast::<u16>().add(i)) } else { S::load(base.cast::<f32>().add(i)) } }
+    unsafe {
+        match KIND {
+            F32 => S::load(base.cast::<f32>().add(i)),
+            BF16 => S::load_bf16(base.cast::<u16>().add(i)),
+            _ => S::load_i8(base.cast::<i8>().add(i)),
+        }
+    }
 }
 
 /// Scores of `Q` queries with the 32 keys of a block.
 #[inline(always)]
-unsafe fn scores<S: Simd, const BF16: bool, const Q: usize>(
-    keys: *const u8,
+unsafe fn scores<S: Simd, const KIND: u8, const Q: usize>(
+    HeadPtr { keys, scales, .. }: HeadPtr,
     dim: usize,
     queries: [*const f32; Q],
     out: *mut f32,
 ) {
-    // SAFETY: `keys` is `[dim][32]`, each query `[dim]`, `out` has rows of `PARTITION`.
+    // SAFETY: `keys` is `[dim][32]`, `scales` begins with 32 of them, each query `[dim]`, `out` has rows of `PARTITION`.
     unsafe {
         let mut low = [S::splat(0.0); Q];
         let mut high = [S::splat(0.0); Q];
         for d in 0..dim {
-            let k0 = load_kv::<S, BF16>(keys, d * BLOCK_SIZE);
-            let k1 = load_kv::<S, BF16>(keys, d * BLOCK_SIZE + 16);
+            let k0 = load_kv::<S, KIND>(keys, d * BLOCK_SIZE);
+            let k1 = load_kv::<S, KIND>(keys, d * BLOCK_SIZE + 16);
             for i in 0..Q {
                 let x = S::splat(*queries[i].add(d));
                 low[i] = S::fma(k0, x, low[i]);
                 high[i] = S::fma(k1, x, high[i]);
+            }
+        }
+        if KIND == INT8 {
+            let (s0, s1) = (S::load(scales), S::load(scales.add(16)));
+            for i in 0..Q {
+                low[i] = S::mul(low[i], s0);
+                high[i] = S::mul(high[i], s1);
             }
         }
         for i in 0..Q {
@@ -86,9 +105,9 @@ unsafe fn scores<S: Simd, const BF16: bool, const Q: usize>(
     }
 }
 
-/// `out[q][d0..d0 + 16 D] = Σ_t p[q][t] · v[t][d0..]` over `tokens` positions of a partition.
+/// `out[q][d0..d0 + 16 D] = Σ_t p[q][t] · v[t][d0..]` over `tokens` positions of a partition, `v` unscaled.
 #[inline(always)]
-unsafe fn weigh<S: Simd, const BF16: bool, const Q: usize, const D: usize>(
+unsafe fn weigh<S: Simd, const KIND: u8, const Q: usize, const D: usize>(
     args: &Args<'_>,
     table: &[BlockId],
     head: usize,
@@ -104,7 +123,7 @@ unsafe fn weigh<S: Simd, const BF16: bool, const Q: usize, const D: usize>(
         for (b, block) in table[..tokens.div_ceil(BLOCK_SIZE)].iter().enumerate() {
             let values = args.pool.head(args.layer, *block, head).values;
             for t in 0..BLOCK_SIZE.min(tokens - b * BLOCK_SIZE) {
-                let v: [S::F; D] = std::array::from_fn(|j| load_kv::<S, BF16>(values, t * padded + d0 + j * 16));
+                let v: [S::F; D] = std::array::from_fn(|j| load_kv::<S, KIND>(values, t * padded + d0 + j * 16));
                 for i in 0..Q {
                     let x = S::splat(*p.add(i * PARTITION + b * BLOCK_SIZE + t));
                     for j in 0..D {
@@ -180,7 +199,7 @@ unsafe fn finish<S: Simd>(args: &Args<'_>, token: usize, head: usize, l: f32, ac
 }
 
 #[inline(always)]
-unsafe fn attend_as<S: Simd, const BF16: bool>(args: &Args<'_>, item: &Item, blocks: &[BlockId], scratch: *mut f32) {
+unsafe fn attend_as<S: Simd, const KIND: u8>(args: &Args<'_>, item: &Item, blocks: &[BlockId], scratch: *mut f32) {
     // SAFETY: scratch has `scratch_len` floats; the item's tokens, head and table are inside the batch's.
     unsafe {
         let (dim, padded, group) = (args.pool.head_dim, args.pool.padded_dim, args.group);
@@ -198,10 +217,10 @@ unsafe fn attend_as<S: Simd, const BF16: bool>(args: &Args<'_>, item: &Item, blo
             let tokens = PARTITION.min(last - base);
             let table = &blocks[item.table + base / BLOCK_SIZE..][..tokens.div_ceil(BLOCK_SIZE)];
             for (b, block) in table.iter().enumerate() {
-                let keys = args.pool.head(args.layer, *block, item.head).keys;
+                let keys = args.pool.head(args.layer, *block, item.head);
                 by_queries!(S, count, |i, Q| {
                     let queries: [*const f32; Q] = std::array::from_fn(|j| query(i + j));
-                    scores::<S, BF16, Q>(keys, dim, queries, p.add(i * PARTITION + b * BLOCK_SIZE));
+                    scores::<S, KIND, Q>(keys, dim, queries, p.add(i * PARTITION + b * BLOCK_SIZE));
                 });
             }
             let width = tokens.next_multiple_of(16);
@@ -229,15 +248,28 @@ unsafe fn attend_as<S: Simd, const BF16: bool>(args: &Args<'_>, item: &Item, blo
                 }
                 *ml.add(4 * i + 2) = top;
                 *ml.add(4 * i + 3) = S::sum(sum);
+                if KIND == INT8 {
+                    // The values' scales go into the probabilities. What the query does not see stays zero,
+                    // whatever an unwritten slot has for a scale.
+                    for t in (0..width).step_by(16) {
+                        let block = table[t / BLOCK_SIZE];
+                        let scales = args.pool.head(args.layer, block, item.head).scales;
+                        let scales = S::load(scales.add(BLOCK_SIZE + t % BLOCK_SIZE));
+                        S::store(p.add(t), S::mul(S::load(p.add(t)), scales));
+                    }
+                    for t in seen..width {
+                        *p.add(t) = 0.0;
+                    }
+                }
             }
             by_queries!(S, count, |i, Q| {
                 let (p, acc) = (p.add(i * PARTITION), acc.add(i * padded));
                 let mut d = 0;
                 while d < padded {
                     match (padded - d) / 16 {
-                        4.. => weigh::<S, BF16, Q, 4>(args, table, item.head, tokens, p, acc, d),
-                        2.. => weigh::<S, BF16, Q, 2>(args, table, item.head, tokens, p, acc, d),
-                        _ => weigh::<S, BF16, Q, 1>(args, table, item.head, tokens, p, acc, d),
+                        4.. => weigh::<S, KIND, Q, 4>(args, table, item.head, tokens, p, acc, d),
+                        2.. => weigh::<S, KIND, Q, 2>(args, table, item.head, tokens, p, acc, d),
+                        _ => weigh::<S, KIND, Q, 1>(args, table, item.head, tokens, p, acc, d),
                     }
                     d += match (padded - d) / 16 {
                         4.. => 64,
@@ -275,8 +307,9 @@ unsafe fn attend_any<S: Simd>(args: &Args<'_>, item: &Item, blocks: &[BlockId], 
     // SAFETY: as the caller promises.
     unsafe {
         match args.pool.kind {
-            super::kv::KvType::F32 => attend_as::<S, false>(args, item, blocks, scratch),
-            super::kv::KvType::BF16 => attend_as::<S, true>(args, item, blocks, scratch),
+            KvType::F32 => attend_as::<S, F32>(args, item, blocks, scratch),
+            KvType::BF16 => attend_as::<S, BF16>(args, item, blocks, scratch),
+            KvType::Int8 => attend_as::<S, INT8>(args, item, blocks, scratch),
         }
     }
 }
@@ -304,3 +337,6 @@ multiversion! {
     /// Joins what [`attend`] left in slots.
     pub(crate) unsafe fn join = join_any(args: &Args<'_>, token: usize, head: usize, slot: usize, parts: usize);
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,9 @@
 //! Every output is one fixed sequence over its columns, whatever the number of rows computed together:
 //! - F32, F16, BF16: one fma a column, ascending (BF16: the odd column of a pair first, as the native
 //!   instruction does);
-//! - Q8_0, Q4_0, Q4_1: an exact integer dot product a block, then `fma(dot, d_w · d_x, acc)`, and for Q4_1
-//!   `fma(m_w, d_x · Σq, acc)`.
+//! - quantised: an exact integer dot product a block of 32, then `fma(dot, d_w · d_x, acc)`, and with minima
+//!   `fma(m_w, d_x · Σq, acc)`; scales and minima of sub-blocks are multiplied with those of their 256 columns in
+//!   f32, which is exact. Q6_K has two scales a block: `dot = s₀ · dot₀ + s₁ · dot₁`, below 2^24 and so exact in f32.
 
 use super::level::Level;
 use super::pack::{BLOCK, Format, Packed, TILE, TilePtr};
@@ -48,25 +49,14 @@ unsafe fn product<S: Simd, const M: usize>(w: &Packed, tile: usize, rows: &Rows,
                 }
             }
             Format::BF16 => unreachable!("has a kernel of its own"),
-            Format::Q8_0 => {
-                for b in 0..w.blocks() {
-                    let at8 = at.quants.add(b * TILE * BLOCK);
-                    let mut v = [S::load_bytes(at8); 8];
-                    for j in 1..8 {
-                        v[j] = S::load_bytes(at8.add(j * 64));
-                    }
-                    let d = S::load_f16(at.scales.add(b * TILE));
-                    for i in 0..M {
-                        let mut dot = S::splat_i(*x.c128.add(b * M + i));
-                        for j in 0..8 {
-                            dot = S::dot(dot, v[j], *x.q.add((b * 8 + j) * M + i));
-                        }
-                        acc[i] = S::fma(S::to_f32(dot), S::mul(d, S::splat(*x.d.add(b * M + i))), acc[i]);
-                    }
-                }
-            }
-            Format::Q4_0 => nibbles::<S, M, false>(w, at, x, &mut acc),
-            Format::Q4_1 => nibbles::<S, M, true>(w, at, x, &mut acc),
+            Format::Q8_0 => integers::<S, M, 8, false, false>(w, at, x, &mut acc),
+            Format::Q4_0 => integers::<S, M, 4, false, false>(w, at, x, &mut acc),
+            Format::Q4_1 => integers::<S, M, 4, true, false>(w, at, x, &mut acc),
+            Format::Q5_0 => integers::<S, M, 5, false, false>(w, at, x, &mut acc),
+            Format::Q5_1 => integers::<S, M, 5, true, false>(w, at, x, &mut acc),
+            Format::Q4_K => integers::<S, M, 4, true, true>(w, at, x, &mut acc),
+            Format::Q5_K => integers::<S, M, 5, true, true>(w, at, x, &mut acc),
+            Format::Q6_K => six_bits::<S, M>(w, at, x, &mut acc),
         }
         acc
     }
@@ -97,9 +87,46 @@ unsafe fn product_bf16<S: Simd, const M: usize>(w: &Packed, tile: usize, rows: &
     }
 }
 
-/// [`product`] for 4-bit weights, with minima or with 8 as zero point.
+/// The quants of a block, as bytes: 8 groups of four columns.
 #[inline(always)]
-unsafe fn nibbles<S: Simd, const M: usize, const MINIMA: bool>(
+unsafe fn groups<S: Simd, const BITS: usize>(at: *const u8) -> [S::B; 8] {
+    // SAFETY: as in `product`.
+    unsafe {
+        // No closures here: they would not be compiled for the level's features.
+        let mut v = [S::load_bytes(at); 8];
+        if BITS == 8 {
+            for j in 1..8 {
+                v[j] = S::load_bytes(at.add(j * 64));
+            }
+            return v;
+        }
+        for j in 0..4 {
+            let bytes = S::load_bytes(at.add(j * 64));
+            v[j] = S::low_nibbles(bytes);
+            v[4 + j] = S::high_nibbles(bytes);
+        }
+        if BITS == 5 {
+            let high = S::fifth_bits(S::load_bytes(at.add(256)));
+            for j in 0..8 {
+                v[j] = S::or_bytes(v[j], high[j]);
+            }
+        }
+        if BITS == 6 {
+            for h in 0..2 {
+                let high = S::bit_pairs(S::load_bytes(at.add(256 + 64 * h)));
+                for j in 0..4 {
+                    v[4 * h + j] = S::or_bytes(v[4 * h + j], high[j]);
+                }
+            }
+        }
+        v
+    }
+}
+
+/// [`product`] for quantised weights with one scale a block, and a minimum or the zero in the middle; with `SUPER`
+/// they are in bytes and multiplied with those of their 256 columns.
+#[inline(always)]
+unsafe fn integers<S: Simd, const M: usize, const BITS: usize, const MINIMA: bool, const SUPER: bool>(
     w: &Packed,
     at: TilePtr,
     x: PanelPtr,
@@ -108,25 +135,56 @@ unsafe fn nibbles<S: Simd, const M: usize, const MINIMA: bool>(
     // SAFETY: as in `product`.
     unsafe {
         for b in 0..w.blocks() {
-            let at4 = at.quants.add(b * TILE * BLOCK / 2);
-            // No closures here: they would not be compiled for the level's features.
-            let mut v = [S::low_nibbles(S::load_bytes(at4)); 8];
-            for j in 0..4 {
-                let bytes = S::load_bytes(at4.add(j * 64));
-                v[j] = S::low_nibbles(bytes);
-                v[4 + j] = S::high_nibbles(bytes);
-            }
-            let d = S::load_f16(at.scales.add(b * TILE));
-            let minima = if MINIMA { S::load_f16(at.minima.add(b * TILE)) } else { d };
+            let v = groups::<S, BITS>(at.quants.add(b * TILE * BLOCK * BITS / 8));
+            let scales = at.scales.add(b * 2 * TILE);
+            let (d, minima) = if SUPER {
+                let halves = at.second.cast::<u16>().add(b / 8 * 2 * TILE);
+                let minima = S::mul(S::load_u8(scales.add(TILE)), S::load_f16(halves.add(TILE)));
+                (S::mul(S::load_u8(scales), S::load_f16(halves)), S::neg(minima))
+            } else {
+                let d = S::load_f16(scales.cast());
+                (d, if MINIMA { S::load_f16(at.second.cast::<u16>().add(b * TILE)) } else { d })
+            };
             for i in 0..M {
-                let mut dot = S::splat_i(if MINIMA { 0 } else { *x.c8.add(b * M + i) });
+                let mut dot = S::splat_i(if MINIMA {
+                    0
+                } else if BITS == 8 {
+                    *x.c128.add(b * M + i)
+                } else {
+                    *x.c8.add(b * M + i) << (BITS - 4)
+                });
                 for j in 0..8 {
-                    dot = S::dot_small(dot, v[j], *x.q.add((b * 8 + j) * M + i));
+                    let a = *x.q.add((b * 8 + j) * M + i);
+                    dot = if BITS == 8 { S::dot(dot, v[j], a) } else { S::dot_small(dot, v[j], a) };
                 }
                 acc[i] = S::fma(S::to_f32(dot), S::mul(d, S::splat(*x.d.add(b * M + i))), acc[i]);
                 if MINIMA {
                     acc[i] = S::fma(minima, S::splat(*x.ds.add(b * M + i)), acc[i]);
                 }
+            }
+        }
+    }
+}
+
+/// [`product`] for Q6_K.
+#[inline(always)]
+unsafe fn six_bits<S: Simd, const M: usize>(w: &Packed, at: TilePtr, x: PanelPtr, acc: &mut [S::F; M]) {
+    // SAFETY: as in `product`.
+    unsafe {
+        for b in 0..w.blocks() {
+            let v = groups::<S, 6>(at.quants.add(b * TILE * BLOCK * 6 / 8));
+            let d = S::load_f16(at.second.cast::<u16>().add(b / 8 * TILE));
+            let scales = at.scales.add(b * 2 * TILE);
+            let (s0, s1) = (S::load_i8(scales.cast()), S::load_i8(scales.add(TILE).cast()));
+            for i in 0..M {
+                let mut dot0 = S::splat_i(*x.c32.add(2 * b * M + i));
+                let mut dot1 = S::splat_i(*x.c32.add((2 * b + 1) * M + i));
+                for j in 0..4 {
+                    dot0 = S::dot_small(dot0, v[j], *x.q.add((b * 8 + j) * M + i));
+                    dot1 = S::dot_small(dot1, v[4 + j], *x.q.add((b * 8 + 4 + j) * M + i));
+                }
+                let dot = S::fma(S::to_f32(dot1), s1, S::mul(S::to_f32(dot0), s0));
+                acc[i] = S::fma(dot, S::mul(d, S::splat(*x.d.add(b * M + i))), acc[i]);
             }
         }
     }
@@ -226,13 +284,13 @@ pub(crate) unsafe fn linear_tile(level: Level, w: &Packed, tile: usize, rows: &R
     }
 }
 
-/// One tile of `silu(rows · Gᵀ) · (rows · Uᵀ)` over `count` prepared rows.
+/// One tile of `out = silu(out) · (rows · Uᵀ)` over `count` prepared rows.
 ///
 /// # Safety
 /// As [`linear_tile`]; `scratch` has `count` × 16 floats.
-pub(crate) unsafe fn gate_up_tile(
+pub(crate) unsafe fn up_tile(
     level: Level,
-    (gate, up): (&Packed, &Packed),
+    up: &Packed,
     tile: usize,
     rows: &Rows,
     count: usize,
@@ -241,7 +299,6 @@ pub(crate) unsafe fn gate_up_tile(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        linear_tile(level, gate, tile, rows, count, out);
         linear_tile(level, up, tile, rows, count, Out { at: scratch, stride: TILE, store: Store::Set });
         silu_mul_any(level, out, scratch, count);
     }

@@ -2,6 +2,11 @@
 //!
 //! For each layer, block and KV head: keys as `[head_dim][32]` (tokens across lanes), then values as
 //! `[32][head_dim padded to 16]` (dimensions across lanes). Kernels read it in place.
+//!
+//! [`KvType::Int8`] keeps a scale for each token's key and another for its value, behind the values: `[32]` f32 of
+//! the keys, then `[32]` f32 of the values. A number is its integer times its token's scale, so a token's bytes
+//! depend on that token alone. Only the stored side is integer: the kernels widen it to f32 in registers and
+//! multiply scores and probabilities by the scales, so queries and probabilities lose nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,10 +17,12 @@ use crate::model::config::LlamaConfig;
 /// Element type of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
-    /// With F32 weights.
+    /// 4 bytes.
     F32,
-    /// Otherwise.
+    /// 2 bytes.
     BF16,
+    /// 1 byte in `-127..=127`, and a scale for each token, KV head, and key or value: its largest magnitude / 127.
+    Int8,
 }
 
 impl KvType {
@@ -23,6 +30,22 @@ impl KvType {
         match self {
             Self::F32 => 4,
             Self::BF16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+
+    /// Bytes of the keys, the values and both scales of one head in one block.
+    fn head_bytes(self, head_dim: usize) -> (usize, usize, usize) {
+        let scales = if self == Self::Int8 { 2 * BLOCK_SIZE * size_of::<f32>() } else { 0 };
+        (BLOCK_SIZE * head_dim * self.bytes(), BLOCK_SIZE * head_dim.next_multiple_of(16) * self.bytes(), scales)
+    }
+
+    /// The name that `--kv-cache-dtype` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::BF16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 }
@@ -43,6 +66,8 @@ pub struct KvPool {
 pub(crate) struct HeadPtr {
     pub(crate) keys: *mut u8,
     pub(crate) values: *mut u8,
+    /// `[32]` of the keys, `[32]` of the values; only [`KvType::Int8`] has them.
+    pub(crate) scales: *mut f32,
 }
 
 impl KvPool {
@@ -61,8 +86,8 @@ impl KvPool {
 
     /// Bytes of one block over all layers.
     pub fn block_bytes(config: &LlamaConfig, kind: KvType) -> usize {
-        let head = BLOCK_SIZE * (config.head_dim + config.head_dim.next_multiple_of(16)) * kind.bytes();
-        config.num_layers * config.num_kv_heads * head
+        let (keys, values, scales) = kind.head_bytes(config.head_dim);
+        config.num_layers * config.num_kv_heads * (keys + values + scales)
     }
 
     /// Number of blocks.
@@ -79,12 +104,14 @@ impl KvPool {
     pub(crate) fn head(&self, layer: usize, block: BlockId, head: usize) -> HeadPtr {
         let block = block.0 as usize;
         assert!(block < self.blocks, "block {block} of a pool of {}", self.blocks);
-        let keys = BLOCK_SIZE * self.head_dim * self.kind.bytes();
-        let bytes = keys + BLOCK_SIZE * self.padded_dim * self.kind.bytes();
+        let (keys, values, scales) = self.kind.head_bytes(self.head_dim);
+        let bytes = keys + values + scales;
         let at = ((layer * self.blocks + block) * self.kv_heads + head) * bytes;
         debug_assert!(at + bytes <= self.data.len());
         let base = self.data.as_ptr_shared().wrapping_add(at);
-        HeadPtr { keys: base, values: base.wrapping_add(keys) }
+        let (values, scales) = (base.wrapping_add(keys), base.wrapping_add(keys + values));
+        // Keys and values are multiples of 32 bytes, the pool is aligned to 64: scales are aligned.
+        HeadPtr { keys: base, values, scales: scales.cast() }
     }
 
     /// Copies one token's key (`key` true) or value out as floats: for tests and inspection.
@@ -102,6 +129,10 @@ impl KvPool {
                     match self.kind {
                         KvType::F32 => base.cast::<f32>().add(i).read(),
                         KvType::BF16 => f32::from_bits((base.cast::<u16>().add(i).read() as u32) << 16),
+                        KvType::Int8 => {
+                            let scale = at.scales.add(slot + if key { 0 } else { BLOCK_SIZE }).read();
+                            f32::from(base.cast::<i8>().add(i).read()) * scale
+                        }
                     }
                 }
             })

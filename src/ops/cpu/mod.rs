@@ -7,6 +7,8 @@
 
 mod attention;
 pub mod buffer;
+mod format;
+mod forward;
 mod gemm;
 pub mod kv;
 pub mod level;
@@ -21,22 +23,19 @@ mod work;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
-use self::attention::{Args, Item};
 use self::buffer::Buffer;
-use self::gemm::{Out, Store};
 use self::kv::{KvPool, KvType};
 use self::level::Level;
-use self::pack::{Activation, Format, Packed};
+use self::pack::{Format, Packed};
 use self::pool::Pool;
 use self::rope::RopeTable;
-use self::rows::{NormPtr, Place, Rows};
-use self::work::{Join, Plan};
-use super::{Batch, Ops, OpsError};
+use self::rows::{NormPtr, Rows};
+use self::work::Plan;
 use crate::model::config::LlamaConfig;
 use crate::model::rope::inverse_frequencies;
 use crate::model::weights::TensorView;
+use crate::ops::OpsError;
 
 /// How a [`Cpu`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +70,8 @@ pub enum X {
     Gated,
     /// `[R, vocab]`; read them with [`Cpu::logits`].
     Logits,
+    /// `[R, hidden]`; read them with [`Cpu::hidden_states`].
+    Hidden,
 }
 
 /// An RMSNorm.
@@ -80,10 +81,18 @@ pub struct Norm {
     eps: f32,
 }
 
-/// A matrix, and for the gated product the one that is gated.
+/// A matrix, in parts where it is stored in several formats, and for the gated product the one that is gated.
 pub struct Linear {
-    matrix: Packed,
+    /// Stacked by rows.
+    parts: Vec<Packed>,
     up: Option<Packed>,
+}
+
+impl Linear {
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().chain(&self.up).map(Packed::bytes).sum()
+    }
 }
 
 /// One role's activations, `[capacity, stride]`.
@@ -129,6 +138,7 @@ pub struct Cpu {
     attended: Area,
     gated: Area,
     logits: Area,
+    hidden: Area,
     rows: Rows,
     partials: Buffer<f32>,
     scratch: Buffer<f32>,
@@ -158,6 +168,7 @@ impl Cpu {
             attended: Area::new(tokens, config.num_heads * dim),
             gated: Area::new(tokens, config.intermediate_size),
             logits: Area::new(outputs, config.vocab_size),
+            hidden: Area::new(tokens, config.hidden_size),
             rows: Rows::new(tokens.max(outputs), widest, pool.size()),
             partials: Buffer::zeroed(plan.max_slots() * group * (cache.padded_dim + 2)),
             scratch: Buffer::zeroed(pool.size() * scratch_len),
@@ -194,231 +205,32 @@ impl Cpu {
         (&mut self.pool, &mut self.logits.data, self.logits.stride)
     }
 
-    fn format_for(&self, parts: &[&TensorView<'_>]) -> Format {
-        if let Some(format) = self.options.format {
-            return format;
-        }
-        let mut formats = parts.iter().map(|p| Format::storing(p.dtype));
-        let first = formats.next().expect("a linear map has at least one matrix");
-        match formats.all(|f| f == first) {
-            true => first,
-            // A mixed merge is rare (some files keep one of q, k, v in a finer type): take the finest.
-            false => parts
-                .iter()
-                .map(|p| Format::storing(p.dtype))
-                .max_by_key(|f| f.quant_bytes())
-                .expect("a linear map has at least one matrix"),
-        }
+    /// Rows that [`Ops::hidden`] left, the given distance apart; `hidden_size` numbers of each count.
+    pub fn hidden_states(&self) -> (&[f32], usize) {
+        (&self.hidden.data, self.hidden.stride)
     }
 
-    /// Where activations are: data, stride, and the norm to apply.
-    fn source(&self, x: &X) -> (Shared, usize, Option<Arc<Norm>>) {
-        let (area, norm) = match x {
-            X::Residual => (&self.residual, None),
-            X::Normed(norm) => (&self.residual, Some(norm.clone())),
-            X::Qkv => (&self.qkv, None),
-            X::Attended => (&self.attended, None),
-            X::Gated => (&self.gated, None),
-            X::Logits => (&self.logits, None),
-        };
-        (area.ptr(), area.stride, norm)
+    /// Most rows of logits at once.
+    pub fn max_outputs(&self) -> usize {
+        self.options.max_outputs
     }
 
-    /// Prepares rows (all of the batch's, or `picked`) and multiplies them with every part of `w`.
-    fn multiply(&mut self, x: &X, w: &Linear, to: (Shared, usize), store: Store, picked: Option<&[u32]>) {
-        let (source, stride, norm) = self.source(x);
-        let count = picked.map_or(self.tokens, <[u32]>::len);
-        let (rows, level) = (&self.rows, self.options.level);
-        let (next_row, next_tile) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let matrix = &w.matrix;
-        let (form, blocks, tiles) = (matrix.format.activation(), matrix.blocks(), matrix.tiles());
-        let norm = norm.as_deref();
-        self.pool.run(|worker| {
-            worker.each(&next_row, count, row_chunk(count, worker.size), |i| {
-                let from = picked.map_or(i, |p| p[i] as usize) * stride;
-                let place = place(rows, i, count, level, worker.id);
-                // SAFETY: the row is inside the area; each worker prepares rows of its own.
-                unsafe { rows::prepare_row(level, source.at(from), norm.map(Norm::ptr), form, blocks, place) };
-            });
-            worker.barrier();
-            worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
-                // SAFETY: each worker writes tiles (columns) of its own; the area has `count` rows.
-                unsafe {
-                    let out = Out { at: to.0.at(tile * pack::TILE), stride: to.1, store };
-                    gemm::linear_tile(level, matrix, tile, rows, count, out);
-                }
-            });
-        });
+    /// Packs matrices stacked by rows; those that follow each other in one format become one.
+    fn pack(&mut self, parts: &[TensorView<'_>]) -> Result<Vec<Packed>, OpsError> {
+        let asked = self.options.format;
+        let format = |p: &TensorView<'_>| asked.unwrap_or_else(|| Format::storing(p.dtype));
+        let mut first = 0;
+        let mut packed = Vec::new();
+        for run in parts.chunk_by(|a, b| format(a) == format(b)) {
+            packed.push(Packed::new(&mut self.pool, run, format(&run[0])).map_err(|e| e.after(first))?);
+            first += run.len();
+        }
+        Ok(packed)
     }
 }
 
 impl Norm {
     fn ptr(&self) -> NormPtr {
         NormPtr { weight: self.weight.as_ptr(), eps: self.eps, width: self.width }
-    }
-}
-
-/// Where row `i` of `count` is prepared, by worker `worker`.
-fn place(rows: &Rows, i: usize, count: usize, level: Level, worker: usize) -> Place {
-    let (from, size) = rows::panel(i, count, level.panel());
-    Place { panel: rows.at(from), lane: i - from, rows: size, staging: rows.staging(worker) }
-}
-
-fn row_chunk(rows: usize, workers: usize) -> usize {
-    // Whole panels, so that two workers do not write the same cache lines.
-    if rows >= 32 * workers { 16 } else { 1 }
-}
-
-fn tile_chunk(tiles: usize, workers: usize) -> usize {
-    (tiles / (workers * 8)).clamp(1, 16)
-}
-
-impl Ops for Cpu {
-    type X = X;
-    type Linear = Linear;
-    type Norm = Arc<Norm>;
-
-    fn load_linear(&mut self, parts: &[TensorView<'_>]) -> Result<Linear, OpsError> {
-        let views: Vec<_> = parts.iter().collect();
-        Ok(Linear { matrix: Packed::new(&views, self.format_for(&views))?, up: None })
-    }
-
-    fn load_gate_up(&mut self, gate: &TensorView<'_>, up: &TensorView<'_>) -> Result<Linear, OpsError> {
-        let format = self.format_for(&[gate, up]);
-        Ok(Linear { matrix: Packed::new(&[gate], format)?, up: Some(Packed::new(&[up], format)?) })
-    }
-
-    fn load_norm(&mut self, weight: &TensorView<'_>, eps: f32) -> Result<Arc<Norm>, OpsError> {
-        let values = weight.to_f32();
-        let mut padded = Buffer::zeroed(values.len().next_multiple_of(pack::BLOCK));
-        padded[..values.len()].copy_from_slice(&values);
-        Ok(Arc::new(Norm { weight: padded, width: values.len(), eps }))
-    }
-
-    fn embed(&mut self, table: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
-        self.check(batch)?;
-        self.tokens = batch.tokens.len();
-        self.forwards += 1;
-        self.plan.make(batch);
-        let (to, table, width) = (self.residual.ptr(), &table.matrix, self.config.hidden_size);
-        let (cursor, stride) = (AtomicUsize::new(0), self.residual.stride);
-        let count = self.tokens;
-        self.pool.run(|worker| {
-            worker.each(&cursor, count, row_chunk(count, worker.size), |i| {
-                // SAFETY: row `i` of the area, which this worker alone writes.
-                let out = unsafe { std::slice::from_raw_parts_mut(to.at(i * stride), width) };
-                table.unpack_row(batch.tokens[i] as usize, out);
-            });
-        });
-        Ok(X::Residual)
-    }
-
-    fn rms_norm(&mut self, _: &X, norm: &Arc<Norm>) -> Result<X, OpsError> {
-        Ok(X::Normed(norm.clone()))
-    }
-
-    fn linear(&mut self, x: &X, w: &Linear) -> Result<X, OpsError> {
-        let to = (self.qkv.ptr(), self.qkv.stride);
-        self.multiply(x, w, to, Store::Set, None);
-        Ok(X::Qkv)
-    }
-
-    fn attention(&mut self, layer: usize, _: X, batch: &Batch<'_>) -> Result<X, OpsError> {
-        let group = self.config.num_heads / self.config.num_kv_heads;
-        let (qkv, stride) = (self.qkv.ptr(), self.qkv.stride);
-        let (out, out_stride) = (self.attended.ptr(), self.attended.stride);
-        let (partials, scratch) = (Shared(self.partials.as_ptr_shared()), Shared(self.scratch.as_ptr_shared()));
-        let (level, scratch_len) = (self.options.level, self.scratch_len);
-        let (plan, cache, rope, config) = (&self.plan, &self.cache, &self.rope, &self.config);
-        let (next_token, next_item, next_join) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-        let count = self.tokens;
-        self.pool.run(|worker| {
-            worker.each(&next_token, count, row_chunk(count, worker.size), |i| {
-                let position = batch.positions[i] as usize;
-                let token = rope::Token {
-                    table: rope,
-                    pool: cache,
-                    layer,
-                    qkv: qkv.at(i * stride),
-                    heads: config.num_heads,
-                    kv_heads: config.num_kv_heads,
-                    position,
-                    block: batch.blocks[plan.block_of(i)],
-                };
-                // SAFETY: this worker alone has the token's row and its slot in the pool.
-                unsafe { rope::rope_and_write(level, token) };
-            });
-            worker.barrier();
-            let args = Args {
-                pool: cache,
-                layer,
-                qkv: qkv.at(0),
-                qkv_stride: stride,
-                out: out.at(0),
-                out_stride,
-                group,
-                partials: partials.at(0),
-            };
-            let items: &[Item] = plan.items();
-            worker.each(&next_item, items.len(), 1, |i| {
-                // SAFETY: items partition the batch; the scratch is this worker's.
-                unsafe {
-                    attention::attend(level, &args, &items[i], batch.blocks, scratch.at(worker.id * scratch_len))
-                };
-            });
-            let joins: &[Join] = plan.joins();
-            if !joins.is_empty() {
-                worker.barrier();
-                worker.each(&next_join, joins.len(), 1, |i| {
-                    let j = joins[i];
-                    // SAFETY: all slots were written before the barrier; joins own theirs.
-                    unsafe { attention::join(level, &args, j.token, j.head, j.slot, j.parts) };
-                });
-            }
-        });
-        Ok(X::Attended)
-    }
-
-    fn linear_add(&mut self, _layer: usize, x: X, w: &Linear, _residual: X) -> Result<X, OpsError> {
-        let to = (self.residual.ptr(), self.residual.stride);
-        self.multiply(&x, w, to, Store::Add, None);
-        Ok(X::Residual)
-    }
-
-    fn gate_up_silu(&mut self, x: &X, w: &Linear) -> Result<X, OpsError> {
-        let (source, stride, norm) = self.source(x);
-        let (gate, up) = (&w.matrix, w.up.as_ref().expect("made by load_gate_up"));
-        let (to, to_stride) = (self.gated.ptr(), self.gated.stride);
-        let (rows, level, count) = (&self.rows, self.options.level, self.tokens);
-        let (up_scratch, up_len) = (Shared(self.up.as_ptr_shared()), self.options.max_tokens * pack::TILE);
-        let (form, blocks, tiles): (Activation, _, _) = (gate.format.activation(), gate.blocks(), gate.tiles());
-        let (next_row, next_tile) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let norm = norm.as_deref();
-        self.pool.run(|worker| {
-            worker.each(&next_row, count, row_chunk(count, worker.size), |i| {
-                let place = place(rows, i, count, level, worker.id);
-                // SAFETY: as in `multiply`.
-                unsafe {
-                    let from = source.at(i * stride);
-                    rows::prepare_row(level, from, norm.map(Norm::ptr), form, blocks, place);
-                }
-            });
-            worker.barrier();
-            worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
-                // SAFETY: as in `multiply`.
-                unsafe {
-                    let out = Out { at: to.at(tile * pack::TILE), stride: to_stride, store: Store::Set };
-                    let scratch = up_scratch.at(worker.id * up_len);
-                    gemm::gate_up_tile(level, (gate, up), tile, rows, count, out, scratch);
-                }
-            });
-        });
-        Ok(X::Gated)
-    }
-
-    fn head(&mut self, _: X, norm: &Arc<Norm>, w: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
-        let to = (self.logits.ptr(), self.logits.stride);
-        self.multiply(&X::Normed(norm.clone()), w, to, Store::Set, Some(batch.outputs));
-        Ok(X::Logits)
     }
 }

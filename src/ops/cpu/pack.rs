@@ -4,101 +4,31 @@
 //! order, padded with zeros to a multiple of 32:
 //! - F32, F16: for each column, 16 numbers;
 //! - BF16: for each pair of columns, 16 pairs;
-//! - Q8_0, Q4_0, Q4_1: for each block of 32 columns, its quants as groups of four columns, 16 × 4 bytes a group
-//!   (Q8_0 as `q + 128`; 4-bit groups 0–3 in the low nibbles, 4–7 in the high ones); then, after all
-//!   quants, 16 f16 scales a block; then (Q4_1) 16 f16 minima a block.
+//! - quantised: for each block of 32 columns, its quants as 8 groups of four columns, 16 × 4 bytes a group (Q8_0
+//!   as `q + 128`). Of fewer bits the low four come first, groups 0–3 in the low nibbles and 4–7 in the high ones;
+//!   then the fifth bits, 16 × 4 bytes with bit `g` of group `g`; or bits five and six, twice 16 × 4 bytes, with
+//!   groups 0–3 and 4–7 in ascending pairs of bits. After all quants two planes of scales:
+//!   - Q8_0, Q4_0, Q5_0: 16 f16 scales a block; Q4_1, Q5_1 then 16 f16 minima a block;
+//!   - Q4_K, Q5_K: 16 scales and 16 minima a block, in bytes; then 16 f16 scales and 16 f16 minima every 8 blocks;
+//!   - Q6_K: 2 × 16 scales a block, in bytes; then 16 f16 scales every 8 blocks.
+//!
+//! Nothing is rounded on the way: [`Packed::unpack_row`] gives the numbers that were stored.
+
+use std::sync::Mutex;
+
+use half::f16;
 
 use super::buffer::Buffer;
+pub use super::format::{Activation, Format};
+use super::pool::Pool;
 use crate::model::weights::TensorView;
 use crate::ops::OpsError;
-use crate::ops::quant::{DType, dequantize_row, quantize_row};
+use crate::ops::quant::{dequantize_row, is_finite, kquants, quantize_row, quants};
 
 /// Rows of a tile: the lanes of a vector.
 pub const TILE: usize = 16;
 /// Columns of a quantised block.
 pub const BLOCK: usize = 32;
-
-/// Storage types that have a kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// IEEE single.
-    F32,
-    /// IEEE half.
-    F16,
-    /// bfloat16.
-    BF16,
-    /// 8-bit, one scale per 32.
-    Q8_0,
-    /// 4-bit, one scale per 32.
-    Q4_0,
-    /// 4-bit, scale and minimum per 32.
-    Q4_1,
-}
-
-/// What activations a format is multiplied with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// As they are.
-    F32,
-    /// Rounded to bfloat16.
-    BF16,
-    /// 8-bit with one scale per 32.
-    Int8,
-}
-
-impl Format {
-    /// The format that stores `dtype` without loss, else Q8_0 (k-quants and 5-bit types).
-    pub fn storing(dtype: DType) -> Self {
-        match dtype {
-            DType::F32 => Self::F32,
-            DType::F16 => Self::F16,
-            DType::BF16 => Self::BF16,
-            DType::Q4_0 => Self::Q4_0,
-            DType::Q4_1 => Self::Q4_1,
-            _ => Self::Q8_0,
-        }
-    }
-
-    /// The checkpoint type with the same content.
-    pub fn dtype(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::F16 => DType::F16,
-            Self::BF16 => DType::BF16,
-            Self::Q8_0 => DType::Q8_0,
-            Self::Q4_0 => DType::Q4_0,
-            Self::Q4_1 => DType::Q4_1,
-        }
-    }
-
-    /// Its kernel's activations.
-    pub fn activation(self) -> Activation {
-        match self {
-            Self::F32 | Self::F16 => Activation::F32,
-            Self::BF16 => Activation::BF16,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => Activation::Int8,
-        }
-    }
-
-    /// Bytes of the quants (or numbers) of one block of 32 columns in a tile.
-    pub(crate) fn quant_bytes(self) -> usize {
-        match self {
-            Self::F32 => TILE * BLOCK * 4,
-            Self::F16 | Self::BF16 => TILE * BLOCK * 2,
-            Self::Q8_0 => TILE * BLOCK,
-            Self::Q4_0 | Self::Q4_1 => TILE * BLOCK / 2,
-        }
-    }
-
-    /// Bytes of scales and minima of one block in a tile.
-    fn scale_bytes(self) -> usize {
-        match self {
-            Self::F32 | Self::F16 | Self::BF16 => 0,
-            Self::Q8_0 | Self::Q4_0 => TILE * 2,
-            Self::Q4_1 => TILE * 4,
-        }
-    }
-}
 
 /// A packed matrix.
 pub struct Packed {
@@ -113,53 +43,86 @@ pub struct Packed {
     data: Buffer<u8>,
 }
 
-/// A tile's memory.
+/// A tile's memory: quants, and two planes of scales.
 #[derive(Clone, Copy)]
 pub(crate) struct TilePtr {
     pub(crate) quants: *const u8,
-    pub(crate) scales: *const u16,
-    pub(crate) minima: *const u16,
+    pub(crate) scales: *const u8,
+    pub(crate) second: *const u8,
 }
 
 impl Packed {
-    /// Packs matrices stacked by rows as `format`, converting where their type differs.
+    /// Packs matrices stacked by rows as `format`, converting where their type differs, each tile by one worker.
     ///
     /// # Errors
-    /// The matrices differ in columns, or `format` is quantised and the columns are no multiple of 32.
-    pub fn new(parts: &[&TensorView<'_>], format: Format) -> Result<Self, OpsError> {
-        let cols = parts[0].cols;
+    /// The matrices differ in columns, `format` has blocks that the columns are no multiple of, or cannot be
+    /// converted to, or a number is not finite.
+    pub fn new(pool: &mut Pool, parts: &[TensorView<'_>], format: Format) -> Result<Self, OpsError> {
+        let (cols, dtype) = (parts[0].cols, format.dtype());
         if let Some(other) = parts.iter().find(|p| p.cols != cols) {
             return Err(OpsError::Unsupported(format!("merged matrices have {cols} and {} columns", other.cols)));
         }
-        if format.activation() == Activation::Int8 && !cols.is_multiple_of(BLOCK) {
-            return Err(OpsError::Unsupported(format!(
-                "{} needs a multiple of {BLOCK} columns, not {cols}",
-                format.dtype().name()
-            )));
+        let Some(row_bytes) = dtype.row_bytes(cols) else {
+            let block = dtype.block_len();
+            return Err(OpsError::Unsupported(format!("{dtype} needs a multiple of {block} columns, not {cols}")));
+        };
+        if let Some(other) = parts.iter().find(|p| p.dtype != dtype && !dtype.is_writable()) {
+            return Err(OpsError::Unsupported(format!("{} is not converted to {dtype}", other.dtype)));
         }
         let rows: usize = parts.iter().map(|p| p.rows).sum();
         let blocks = cols.div_ceil(BLOCK);
-        let tile_bytes = (blocks * (format.quant_bytes() + format.scale_bytes())).next_multiple_of(64);
-        let data = Buffer::zeroed(rows.div_ceil(TILE) * tile_bytes);
-        let mut packed = Self { format, rows, cols, blocks, tile_bytes, data };
+        let tile_bytes = blocks * (format.quant_bytes() + format.scale_bytes()) + format.second_bytes(blocks);
+        let tile_bytes = tile_bytes.next_multiple_of(64);
+        let mut data = Buffer::zeroed(rows.div_ceil(TILE) * tile_bytes);
 
-        let mut floats = vec![0f32; cols];
-        let mut converted = vec![0u8; format.dtype().row_bytes(cols).unwrap_or(0)];
-        let mut row = 0;
-        for part in parts {
-            for i in 0..part.rows {
-                let source = part.row(i);
-                if part.dtype == format.dtype() {
-                    packed.put_row(row, source);
-                } else {
-                    dequantize_row(part.dtype, source, &mut floats);
-                    quantize_row(format.dtype(), &floats, &mut converted);
-                    packed.put_row(row, &converted);
+        // Of several that fail, the first row: the message does not depend on the workers.
+        let failed = Mutex::new(None::<(usize, OpsError)>);
+        let mut tiles: Vec<_> = data.chunks_exact_mut(tile_bytes).enumerate().collect();
+        pool.for_each(&mut tiles, |_, (tile, out)| {
+            let from = *tile * TILE;
+            let lanes = TILE.min(rows - from);
+            let mut fetch = || -> Result<(), (usize, OpsError)> {
+                let mut sources: [&[u8]; TILE] = [&[]; TILE];
+                let mut floats = Vec::new();
+                let mut converted = Vec::new();
+                for lane in 0..lanes {
+                    let (part, row) = locate(parts, from + lane);
+                    let view = &parts[part];
+                    sources[lane] = view.row(row);
+                    if !is_finite(view.dtype, sources[lane]) {
+                        return Err((from + lane, OpsError::NotFinite { part, row }));
+                    }
+                    if view.dtype == dtype {
+                        continue;
+                    }
+                    floats.resize(cols, 0f32);
+                    converted.resize(TILE * row_bytes, 0u8);
+                    let to = &mut converted[lane * row_bytes..][..row_bytes];
+                    dequantize_row(view.dtype, sources[lane], &mut floats);
+                    quantize_row(dtype, &floats, to);
+                    if !is_finite(dtype, to) {
+                        return Err((from + lane, OpsError::Range { part, row, dtype }));
+                    }
                 }
-                row += 1;
+                for lane in 0..lanes {
+                    if parts[locate(parts, from + lane).0].dtype != dtype {
+                        sources[lane] = &converted[lane * row_bytes..][..row_bytes];
+                    }
+                }
+                pack_tile(format, blocks, &sources[..lanes], out);
+                Ok(())
+            };
+            if let Err((row, error)) = fetch() {
+                let mut failed = failed.lock().expect("no worker panics with it");
+                if failed.as_ref().is_none_or(|(first, _)| row < *first) {
+                    *failed = Some((row, error));
+                }
             }
+        });
+        match failed.into_inner().expect("no worker panics with it") {
+            Some((_, error)) => Err(error),
+            None => Ok(Self { format, rows, cols, blocks, tile_bytes, data }),
         }
-        Ok(packed)
     }
 
     /// Number of tiles.
@@ -182,95 +145,177 @@ impl Packed {
         debug_assert!(tile < self.tiles());
         // Offsets of the three planes stay inside the tile by construction.
         let quants = self.data[tile * self.tile_bytes..].as_ptr();
-        let scales = quants.wrapping_add(self.blocks * self.format.quant_bytes()).cast::<u16>();
-        TilePtr { quants, scales, minima: scales.wrapping_add(self.blocks * TILE) }
+        let scales = quants.wrapping_add(self.blocks * self.format.quant_bytes());
+        TilePtr { quants, scales, second: scales.wrapping_add(self.blocks * self.format.scale_bytes()) }
     }
 
-    /// Writes one row given in the checkpoint's layout of `format.dtype()`.
-    fn put_row(&mut self, row: usize, source: &[u8]) {
-        let (format, blocks, lane) = (self.format, self.blocks, row % TILE);
-        let tile = &mut self.data[row / TILE * self.tile_bytes..][..self.tile_bytes];
-        match format {
-            Format::F32 => {
-                for (k, x) in source.chunks_exact(4).enumerate() {
-                    tile[(k * TILE + lane) * 4..][..4].copy_from_slice(x);
-                }
-            }
-            Format::F16 => {
-                for (k, x) in source.chunks_exact(2).enumerate() {
-                    tile[(k * TILE + lane) * 2..][..2].copy_from_slice(x);
-                }
-            }
-            Format::BF16 => {
-                for (k, x) in source.chunks_exact(2).enumerate() {
-                    tile[((k / 2 * TILE + lane) * 2 + k % 2) * 2..][..2].copy_from_slice(x);
-                }
-            }
-            Format::Q8_0 | Format::Q4_0 | Format::Q4_1 => {
-                let (quants, scales) = tile.split_at_mut(blocks * format.quant_bytes());
-                let (scales, minima) = scales.split_at_mut(blocks * TILE * 2);
-                let header = if format == Format::Q4_1 { 4 } else { 2 };
-                let flip = if format == Format::Q8_0 { 0x80 } else { 0 };
-                for (b, block) in source.chunks_exact(format.dtype().block_bytes()).enumerate() {
-                    let at = (b * TILE + lane) * 2;
-                    scales[at..at + 2].copy_from_slice(&block[..2]);
-                    if format == Format::Q4_1 {
-                        minima[at..at + 2].copy_from_slice(&block[2..4]);
+    /// Dequantizes row `row` into `out[..cols]`: the numbers that were stored, to the bit.
+    pub fn unpack_row(&self, row: usize, out: &mut [f32]) {
+        let (format, lane, blocks) = (self.format, row % TILE, self.blocks);
+        let tile = &self.data[row / TILE * self.tile_bytes..][..self.tile_bytes];
+        let u16_at = |at: usize| u16::from_le_bytes([tile[at], tile[at + 1]]);
+        let out = &mut out[..self.cols];
+        let Some(bits) = format.bits() else {
+            for (k, x) in out.iter_mut().enumerate() {
+                *x = match format {
+                    Format::F32 => {
+                        let at = (k * TILE + lane) * 4;
+                        f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]])
                     }
-                    let quants = &mut quants[b * format.quant_bytes()..][..format.quant_bytes()];
-                    for (group, four) in block[header..].chunks_exact(4).enumerate() {
-                        for (i, q) in four.iter().enumerate() {
-                            quants[group * 64 + lane * 4 + i] = q ^ flip;
-                        }
-                    }
+                    Format::F16 => f16::from_bits(u16_at((k * TILE + lane) * 2)).to_f32(),
+                    _ => half::bf16::from_bits(u16_at(((k / 2 * TILE + lane) * 2 + k % 2) * 2)).to_f32(),
+                };
+            }
+            return;
+        };
+        let scales = blocks * format.quant_bytes();
+        let second = scales + blocks * format.scale_bytes();
+        // Number `i` of a row of 16 halves, and byte `i` of a row of 16 bytes.
+        let half_at = |plane: usize, i: usize| f16::from_bits(u16_at(plane + (i * TILE + lane) * 2)).to_f32();
+        let byte_at = |i: usize| tile[scales + i * TILE + lane];
+        for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+            let quants = &tile[b * format.quant_bytes()..][..format.quant_bytes()];
+            let quant = |k: usize| f32::from(get_quant(bits, quants, lane, k));
+            match format {
+                Format::Q8_0 | Format::Q4_0 | Format::Q5_0 => {
+                    let (d, zero) = (half_at(scales, b), (1 << (bits - 1)) as f32);
+                    out.iter_mut().enumerate().for_each(|(k, x)| *x = (quant(k) - zero) * d);
+                }
+                Format::Q4_1 | Format::Q5_1 => {
+                    let (d, m) = (half_at(scales, b), half_at(second, b));
+                    out.iter_mut().enumerate().for_each(|(k, x)| *x = quant(k) * d + m);
+                }
+                Format::Q4_K | Format::Q5_K => {
+                    let (d, m) = (half_at(second, b / 8 * 2), half_at(second, b / 8 * 2 + 1));
+                    let (d, m) = (d * f32::from(byte_at(2 * b)), m * f32::from(byte_at(2 * b + 1)));
+                    out.iter_mut().enumerate().for_each(|(k, x)| *x = quant(k) * d - m);
+                }
+                _ => {
+                    let d = half_at(second, b / 8);
+                    let scale = |k: usize| f32::from(byte_at(2 * b + k / 16) as i8);
+                    out.iter_mut().enumerate().for_each(|(k, x)| *x = d * scale(k) * (quant(k) - 32.0));
                 }
             }
         }
     }
+}
 
-    /// Dequantizes row `row` into `out[..cols]`.
-    pub fn unpack_row(&self, row: usize, out: &mut [f32]) {
-        let (lane, blocks) = (row % TILE, self.blocks);
-        let tile = &self.data[row / TILE * self.tile_bytes..][..self.tile_bytes];
-        let u16_at = |at: usize| u16::from_le_bytes([tile[at], tile[at + 1]]);
-        let out = &mut out[..self.cols];
-        match self.format {
-            Format::F32 => {
-                for (k, x) in out.iter_mut().enumerate() {
-                    let at = (k * TILE + lane) * 4;
-                    *x = f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]]);
-                }
+/// The part that row `row` of all parts is in, and its row there.
+fn locate(parts: &[TensorView<'_>], mut row: usize) -> (usize, usize) {
+    for (part, view) in parts.iter().enumerate() {
+        if row < view.rows {
+            return (part, row);
+        }
+        row -= view.rows;
+    }
+    unreachable!("the row is one of the parts'")
+}
+
+/// Quant `k` of a packed block of one lane's 32.
+fn get_quant(bits: usize, quants: &[u8], lane: usize, k: usize) -> u8 {
+    let (group, at) = (k / 4, lane * 4 + k % 4);
+    if bits == 8 {
+        return quants[group * 64 + at];
+    }
+    let low = quants[group % 4 * 64 + at] >> (group / 4 * 4) & 15;
+    match bits {
+        5 => low | (quants[256 + at] >> group & 1) << 4,
+        6 => low | (quants[256 + group / 4 * 64 + at] >> (group % 4 * 2) & 3) << 4,
+        _ => low,
+    }
+}
+
+/// Writes a lane's 32 quants into a packed block that holds zeros there.
+fn put_quants(bits: usize, from: &[u8; BLOCK], lane: usize, quants: &mut [u8]) {
+    for (group, four) in from.chunks_exact(4).enumerate() {
+        for (i, &q) in four.iter().enumerate() {
+            let at = lane * 4 + i;
+            if bits == 8 {
+                quants[group * 64 + at] = q;
+                continue;
             }
-            Format::F16 => {
-                for (k, x) in out.iter_mut().enumerate() {
-                    *x = half::f16::from_bits(u16_at((k * TILE + lane) * 2)).to_f32();
-                }
+            quants[group % 4 * 64 + at] |= (q & 15) << (group / 4 * 4);
+            match bits {
+                5 => quants[256 + at] |= (q >> 4) << group,
+                6 => quants[256 + group / 4 * 64 + at] |= (q >> 4) << (group % 4 * 2),
+                _ => {}
             }
-            Format::BF16 => {
-                for (k, x) in out.iter_mut().enumerate() {
-                    *x = half::bf16::from_bits(u16_at(((k / 2 * TILE + lane) * 2 + k % 2) * 2)).to_f32();
-                }
+        }
+    }
+}
+
+/// Packs up to 16 rows in the checkpoint's layout of `format` into a zeroed tile, a block of all rows at a time.
+fn pack_tile(format: Format, blocks: usize, rows: &[&[u8]], tile: &mut [u8]) {
+    let dtype = format.dtype();
+    let (packed, scales) = tile.split_at_mut(blocks * format.quant_bytes());
+    let Some(bits) = format.bits() else {
+        let bytes = BLOCK * dtype.block_bytes();
+        for (b, out) in packed.chunks_exact_mut(format.quant_bytes()).enumerate() {
+            for (lane, row) in rows.iter().enumerate() {
+                put_numbers(format, &row[b * bytes..row.len().min((b + 1) * bytes)], lane, out);
             }
-            Format::Q8_0 | Format::Q4_0 | Format::Q4_1 => {
-                let scales = blocks * self.format.quant_bytes();
-                let half_at = |plane: usize, b: usize| {
-                    half::f16::from_bits(u16_at(scales + ((plane * blocks + b) * TILE + lane) * 2)).to_f32()
-                };
-                for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-                    let quants = &tile[b * self.format.quant_bytes()..];
-                    let d = half_at(0, b);
-                    let m = if self.format == Format::Q4_1 { half_at(1, b) } else { 0.0 };
-                    for (k, x) in out.iter_mut().enumerate() {
-                        let byte = |k: usize| quants[k / 4 * 64 + lane * 4 + k % 4];
-                        *x = match self.format {
-                            Format::Q8_0 => (byte(k) ^ 0x80) as i8 as f32 * d,
-                            _ => {
-                                let q = (if k < 16 { byte(k) & 15 } else { byte(k - 16) >> 4 }) as f32;
-                                if self.format == Format::Q4_0 { (q - 8.0) * d } else { q * d + m }
-                            }
-                        };
-                    }
+        }
+        return;
+    };
+    let (scales, second) = scales.split_at_mut(blocks * format.scale_bytes());
+    // Row `i` of 16 halves.
+    let put_half = |plane: &mut [u8], i: usize, lane: usize, half: &[u8]| {
+        plane[(i * TILE + lane) * 2..][..2].copy_from_slice(&half[..2]);
+    };
+    let mut q = [0u8; BLOCK];
+    if dtype.block_len() == BLOCK {
+        for (b, out) in packed.chunks_exact_mut(format.quant_bytes()).enumerate() {
+            for (lane, row) in rows.iter().enumerate() {
+                let block = &row[b * dtype.block_bytes()..][..dtype.block_bytes()];
+                put_half(scales, b, lane, block);
+                if matches!(format, Format::Q4_1 | Format::Q5_1) {
+                    put_half(second, b, lane, &block[2..]);
                 }
+                quants(dtype, block, &mut q);
+                put_quants(bits, &q, lane, out);
+            }
+        }
+        return;
+    }
+    for (s, out) in packed.chunks_exact_mut(8 * format.quant_bytes()).enumerate() {
+        for (lane, row) in rows.iter().enumerate() {
+            let block = &row[s * dtype.block_bytes()..][..dtype.block_bytes()];
+            if format == Format::Q6_K {
+                put_half(second, s, lane, &block[208..]);
+            } else {
+                put_half(second, 2 * s, lane, block);
+                put_half(second, 2 * s + 1, lane, &block[2..]);
+            }
+        }
+        for (j, out) in out.chunks_exact_mut(format.quant_bytes()).enumerate() {
+            for (lane, row) in rows.iter().enumerate() {
+                let block = &row[s * dtype.block_bytes()..][..dtype.block_bytes()];
+                let pair = kquants::sub_block(dtype, block, j, &mut q);
+                for (i, byte) in pair.into_iter().enumerate() {
+                    scales[((s * 8 + j) * 2 + i) * TILE + lane] = byte;
+                }
+                put_quants(bits, &q, lane, out);
+            }
+        }
+    }
+}
+
+/// Up to 32 numbers of one lane.
+fn put_numbers(format: Format, from: &[u8], lane: usize, out: &mut [u8]) {
+    match format {
+        Format::F32 => {
+            for (k, x) in from.chunks_exact(4).enumerate() {
+                out[(k * TILE + lane) * 4..][..4].copy_from_slice(x);
+            }
+        }
+        Format::F16 => {
+            for (k, x) in from.chunks_exact(2).enumerate() {
+                out[(k * TILE + lane) * 2..][..2].copy_from_slice(x);
+            }
+        }
+        _ => {
+            for (k, x) in from.chunks_exact(2).enumerate() {
+                out[((k / 2 * TILE + lane) * 2 + k % 2) * 2..][..2].copy_from_slice(x);
             }
         }
     }

@@ -98,17 +98,72 @@ unsafe fn rope_write<S: Simd>(t: Token<'_>) {
                         std::ptr::copy_nonoverlapping(rounded.as_ptr(), values.add(slot * t.pool.padded_dim + d), n);
                     }
                 }
+                KvType::Int8 => {
+                    let (keys, values) = (to.keys.cast::<i8>(), to.values.cast::<i8>());
+                    let mut lanes = [0i8; 16];
+                    let (scale, inverse) = scales::<S>(key);
+                    *to.scales.add(slot) = scale;
+                    for d in (0..dim).step_by(16) {
+                        let n = 16.min(dim - d);
+                        quantise16::<S>(&key[d..d + n], inverse, &mut lanes);
+                        for i in 0..n {
+                            *keys.add((d + i) * BLOCK_SIZE + slot) = lanes[i];
+                        }
+                    }
+                    let (scale, inverse) = scales::<S>(value);
+                    *to.scales.add(BLOCK_SIZE + slot) = scale;
+                    for d in (0..dim).step_by(16) {
+                        let n = 16.min(dim - d);
+                        quantise16::<S>(&value[d..d + n], inverse, &mut lanes);
+                        std::ptr::copy_nonoverlapping(lanes.as_ptr(), values.add(slot * t.pool.padded_dim + d), n);
+                    }
+                }
             }
         }
     }
 }
 
+/// At most 16 numbers, and zeros.
 #[inline(always)]
-fn round16<S: Simd>(x: &[f32], out: &mut [u16; 16]) {
+fn lanes(x: &[f32]) -> [f32; 16] {
     let mut lanes = [0f32; 16];
     lanes[..x.len()].copy_from_slice(x);
+    lanes
+}
+
+#[inline(always)]
+fn round16<S: Simd>(x: &[f32], out: &mut [u16; 16]) {
     // SAFETY: 16 lanes in, 16 out; the caller runs under `S`'s features.
-    unsafe { S::store_bf16(out.as_mut_ptr(), S::load(lanes.as_ptr())) }
+    unsafe { S::store_bf16(out.as_mut_ptr(), S::load(lanes(x).as_ptr())) }
+}
+
+/// The scale of one token's key or value and its inverse: the largest magnitude becomes 127. Magnitudes below
+/// 1e-30, whose inverse may overflow, are zeros. If a number is not finite the scale is NaN, so that the row fails as
+/// it does with a cache of floats.
+#[inline(always)]
+fn scales<S: Simd>(x: &[f32]) -> (f32, f32) {
+    // SAFETY: 16 lanes each; the caller runs under `S`'s features.
+    let (top, poison) = unsafe {
+        let zero = S::splat(0.0);
+        let (mut top, mut poison) = (zero, zero);
+        for part in x.chunks(16) {
+            let v = S::load(lanes(part).as_ptr());
+            top = S::max(S::abs(v), top);
+            poison = S::fma(v, zero, poison);
+        }
+        (S::max_lane(top), S::sum(poison))
+    };
+    match (poison.is_nan(), top > 1e-30) {
+        (true, _) => (f32::NAN, 0.0),
+        (false, true) => (top / 127.0, 127.0 / top),
+        (false, false) => (0.0, 0.0),
+    }
+}
+
+#[inline(always)]
+fn quantise16<S: Simd>(x: &[f32], inverse: f32, out: &mut [i8; 16]) {
+    // SAFETY: as in `round16`. A magnitude times the inverse is at most 127 and a rounding error.
+    unsafe { S::store_i8(out.as_mut_ptr(), S::round(S::mul(S::load(lanes(x).as_ptr()), S::splat(inverse)))) }
 }
 
 multiversion! {

@@ -5,8 +5,8 @@ use super::pack::{Activation, BLOCK};
 use super::simd::{Simd, multiversion};
 
 /// Prepared activations: up to `capacity` rows of up to `width` columns (a multiple of 32), in whichever
-/// form the weights ask for. Int8 rows come with, for each block of 32, the scale `d` and three sums
-/// that stand for the zero points: `-128 Σq`, `-8 Σq` and `d Σq`.
+/// form the weights ask for. Int8 rows come with, for each block of 32, the scale `d` and sums that stand for
+/// the zero points: `-128 Σq`, `-8 Σq`, `d Σq`, and `-32 Σq` of each half.
 ///
 /// Rows are kept in panels of 16, 8, 4, 2 or 1, those that a kernel multiplies together: [`panel`]. Inside
 /// one, the same column of all its rows lies side by side (for int8, the same four columns; for native
@@ -20,6 +20,7 @@ pub(crate) struct Rows {
     c128: Buffer<i32>,
     c8: Buffer<i32>,
     ds: Buffer<f32>,
+    c32: Buffer<i32>,
     /// One row for each worker.
     staging: Buffer<f32>,
 }
@@ -34,6 +35,7 @@ pub(crate) struct PanelPtr {
     pub(crate) c128: *mut i32,
     pub(crate) c8: *mut i32,
     pub(crate) ds: *mut f32,
+    pub(crate) c32: *mut i32,
 }
 
 /// The first row and the number of rows of the panel that holds row `i` of `count`: as many panels of `widest`
@@ -70,6 +72,7 @@ impl Rows {
             c128: Buffer::zeroed(blocks),
             c8: Buffer::zeroed(blocks),
             ds: Buffer::zeroed(blocks),
+            c32: Buffer::zeroed(2 * blocks),
             staging: Buffer::zeroed(workers * width),
         }
     }
@@ -87,6 +90,7 @@ impl Rows {
             c128: self.c128.as_ptr_shared().wrapping_add(b),
             c8: self.c8.as_ptr_shared().wrapping_add(b),
             ds: self.ds.as_ptr_shared().wrapping_add(b),
+            c32: self.c32.as_ptr_shared().wrapping_add(2 * b),
         }
     }
 
@@ -114,6 +118,24 @@ pub(crate) struct NormPtr {
     pub(crate) width: usize,
 }
 
+/// RMSNorm of `blocks` × 32 numbers.
+#[inline(always)]
+unsafe fn normalise<S: Simd>(src: *const f32, norm: NormPtr, blocks: usize, to: *mut f32) {
+    // SAFETY: the caller's pointers hold `blocks` blocks each.
+    unsafe {
+        let mut squares = S::splat(0.0);
+        for k in (0..blocks * BLOCK).step_by(16) {
+            let x = S::load(src.add(k));
+            squares = S::fma(x, x, squares);
+        }
+        let scale = S::splat(1.0 / (S::sum(squares) / norm.width as f32 + norm.eps).sqrt());
+        for k in (0..blocks * BLOCK).step_by(16) {
+            let x = S::mul(S::load(src.add(k)), scale);
+            S::store(to.add(k), S::mul(x, S::load(norm.weight.add(k))));
+        }
+    }
+}
+
 /// Prepares one row: `src` holds `blocks` × 32 numbers, zero beyond the true width.
 #[inline(always)]
 unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activation, blocks: usize, to: Place) {
@@ -122,16 +144,7 @@ unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activat
         let mut src = src;
         let (panel, lane, rows) = (to.panel, to.lane, to.rows);
         if let Some(norm) = norm {
-            let mut squares = S::splat(0.0);
-            for k in (0..blocks * BLOCK).step_by(16) {
-                let x = S::load(src.add(k));
-                squares = S::fma(x, x, squares);
-            }
-            let scale = S::splat(1.0 / (S::sum(squares) / norm.width as f32 + norm.eps).sqrt());
-            for k in (0..blocks * BLOCK).step_by(16) {
-                let x = S::mul(S::load(src.add(k)), scale);
-                S::store(to.staging.add(k), S::mul(x, S::load(norm.weight.add(k))));
-            }
+            normalise::<S>(src, norm, blocks, to.staging);
             src = to.staging;
         }
         match form {
@@ -170,11 +183,14 @@ unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activat
                     for i in 0..8 {
                         *panel.q.add((b * 8 + i) * rows + lane) = q[i];
                     }
-                    let sum = S::sum_i(S::add_i(x, y));
+                    let halves = [S::sum_i(x), S::sum_i(y)];
+                    let sum = halves[0] + halves[1];
                     *panel.d.add(b * rows + lane) = d;
                     *panel.c128.add(b * rows + lane) = -128 * sum;
                     *panel.c8.add(b * rows + lane) = -8 * sum;
                     *panel.ds.add(b * rows + lane) = d * sum as f32;
+                    *panel.c32.add(2 * b * rows + lane) = -32 * halves[0];
+                    *panel.c32.add((2 * b + 1) * rows + lane) = -32 * halves[1];
                 }
             }
         }
@@ -186,4 +202,6 @@ multiversion! {
     pub(crate) unsafe fn prepare_row = prepare(
         src: *const f32, norm: Option<NormPtr>, form: Activation, blocks: usize, to: Place,
     ) with native bf16;
+    /// RMSNorm of a row of `blocks` × 32 numbers, the same as on its way into a product.
+    pub(crate) unsafe fn normalise_row = normalise(src: *const f32, norm: NormPtr, blocks: usize, to: *mut f32);
 }

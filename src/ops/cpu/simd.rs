@@ -40,6 +40,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_f16(p: *const u16) -> Self::F;
     /// 16 × bf16 → f32.
     unsafe fn load_bf16(p: *const u16) -> Self::F;
+    /// 16 × i8 → f32.
+    unsafe fn load_i8(p: *const i8) -> Self::F;
     /// f32 → 16 × bf16, to nearest even.
     unsafe fn store_bf16(p: *mut u16, x: Self::F);
     /// 32 × bf16 in pairs: the even elements and the odd ones.
@@ -55,14 +57,21 @@ pub(crate) trait Simd: Copy {
     unsafe fn exp2_int(x: Self::I) -> Self::F;
     /// Stores the low byte of each lane.
     unsafe fn store_i8(p: *mut i8, x: Self::I);
-    unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
+
+    /// 16 × u8 → f32.
+    unsafe fn load_u8(p: *const u8) -> Self::F;
 
     unsafe fn load_bytes(p: *const u8) -> Self::B;
     unsafe fn low_nibbles(x: Self::B) -> Self::B;
     unsafe fn high_nibbles(x: Self::B) -> Self::B;
+    unsafe fn or_bytes(a: Self::B, b: Self::B) -> Self::B;
+    /// Bit `i` of each byte, as bit 4 of result `i`.
+    unsafe fn fifth_bits(x: Self::B) -> [Self::B; 8];
+    /// Bits `2i` and `2i + 1` of each byte, as bits 4 and 5 of result `i`.
+    unsafe fn bit_pairs(x: Self::B) -> [Self::B; 4];
     /// Lane `i` gains `Σ_j w[4i + j] · a[j]` over the four bytes of `a`; `w` unsigned, `a` signed; exact.
     unsafe fn dot(acc: Self::I, w: Self::B, a: i32) -> Self::I;
-    /// As [`Simd::dot`], for weights below 16.
+    /// As [`Simd::dot`], for weights below 128 and activations above -128.
     unsafe fn dot_small(acc: Self::I, w: Self::B, a: i32) -> Self::I {
         Self::dot(acc, w, a)
     }
@@ -169,6 +178,9 @@ impl Simd for Scalar {
     unsafe fn load_bf16(p: *const u16) -> Self::F {
         p.cast::<[u16; 16]>().read_unaligned().map(|h| f32::from_bits((h as u32) << 16))
     }
+    unsafe fn load_i8(p: *const i8) -> Self::F {
+        p.cast::<[i8; 16]>().read_unaligned().map(f32::from)
+    }
     unsafe fn store_bf16(p: *mut u16, x: Self::F) {
         p.cast::<[u16; 16]>().write_unaligned(x.map(|v| half::bf16::from_f32(v).to_bits()))
     }
@@ -194,9 +206,6 @@ impl Simd for Scalar {
     unsafe fn store_i8(p: *mut i8, x: Self::I) {
         p.cast::<[i8; 16]>().write_unaligned(x.map(|v| v as i8))
     }
-    unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I {
-        map2(a, b, |x, y| x.wrapping_add(y))
-    }
     unsafe fn load_bytes(p: *const u8) -> Self::B {
         p.cast::<[u8; 64]>().read_unaligned()
     }
@@ -205,6 +214,18 @@ impl Simd for Scalar {
     }
     unsafe fn high_nibbles(x: Self::B) -> Self::B {
         x.map(|v| v >> 4)
+    }
+    unsafe fn load_u8(p: *const u8) -> Self::F {
+        p.cast::<[u8; 16]>().read_unaligned().map(f32::from)
+    }
+    unsafe fn or_bytes(a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    unsafe fn fifth_bits(x: Self::B) -> [Self::B; 8] {
+        std::array::from_fn(|i| x.map(|v| (v >> i & 1) << 4))
+    }
+    unsafe fn bit_pairs(x: Self::B) -> [Self::B; 4] {
+        std::array::from_fn(|i| x.map(|v| (v >> (2 * i) & 3) << 4))
     }
     unsafe fn dot(acc: Self::I, w: Self::B, a: i32) -> Self::I {
         let a = a.to_le_bytes().map(|b| b as i8 as i32);
@@ -294,6 +315,11 @@ mod x86 {
             [at(0), at(8)]
         }
         #[inline(always)]
+        unsafe fn load_i8(p: *const i8) -> Self::F {
+            let (low, high) = (_mm_loadl_epi64(p.cast()), _mm_loadl_epi64(p.add(8).cast()));
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
+        }
+        #[inline(always)]
         unsafe fn store_bf16(p: *mut u16, x: Self::F) {
             for (i, v) in x.into_iter().enumerate() {
                 let bits = _mm256_castps_si256(v);
@@ -350,10 +376,6 @@ mod x86 {
             p.cast::<[i8; 16]>().write_unaligned(v.map(|v| v as i8));
         }
         #[inline(always)]
-        unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I {
-            [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])]
-        }
-        #[inline(always)]
         unsafe fn load_bytes(p: *const u8) -> Self::B {
             [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())]
         }
@@ -366,6 +388,73 @@ mod x86 {
         unsafe fn high_nibbles(x: Self::B) -> Self::B {
             let mask = _mm256_set1_epi8(15);
             [_mm256_and_si256(_mm256_srli_epi16::<4>(x[0]), mask), _mm256_and_si256(_mm256_srli_epi16::<4>(x[1]), mask)]
+        }
+        #[inline(always)]
+        unsafe fn load_u8(p: *const u8) -> Self::F {
+            let (a, b) = (_mm_loadl_epi64(p.cast()), _mm_loadl_epi64(p.add(8).cast()));
+            [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(a)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b))]
+        }
+        #[inline(always)]
+        unsafe fn or_bytes(a: Self::B, b: Self::B) -> Self::B {
+            [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])]
+        }
+        #[inline(always)]
+        unsafe fn fifth_bits(x: Self::B) -> [Self::B; 8] {
+            // What 16-bit shifts bring in from the neighbouring byte, the mask takes away.
+            let mask = _mm256_set1_epi8(0x10);
+            let [a, b] = x;
+            [
+                [
+                    _mm256_and_si256(_mm256_slli_epi16::<4>(a), mask),
+                    _mm256_and_si256(_mm256_slli_epi16::<4>(b), mask),
+                ],
+                [
+                    _mm256_and_si256(_mm256_slli_epi16::<3>(a), mask),
+                    _mm256_and_si256(_mm256_slli_epi16::<3>(b), mask),
+                ],
+                [
+                    _mm256_and_si256(_mm256_slli_epi16::<2>(a), mask),
+                    _mm256_and_si256(_mm256_slli_epi16::<2>(b), mask),
+                ],
+                [
+                    _mm256_and_si256(_mm256_slli_epi16::<1>(a), mask),
+                    _mm256_and_si256(_mm256_slli_epi16::<1>(b), mask),
+                ],
+                [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)],
+                [
+                    _mm256_and_si256(_mm256_srli_epi16::<1>(a), mask),
+                    _mm256_and_si256(_mm256_srli_epi16::<1>(b), mask),
+                ],
+                [
+                    _mm256_and_si256(_mm256_srli_epi16::<2>(a), mask),
+                    _mm256_and_si256(_mm256_srli_epi16::<2>(b), mask),
+                ],
+                [
+                    _mm256_and_si256(_mm256_srli_epi16::<3>(a), mask),
+                    _mm256_and_si256(_mm256_srli_epi16::<3>(b), mask),
+                ],
+            ]
+        }
+        #[inline(always)]
+        unsafe fn bit_pairs(x: Self::B) -> [Self::B; 4] {
+            // As in `fifth_bits`.
+            let mask = _mm256_set1_epi8(0x30);
+            let [a, b] = x;
+            [
+                [
+                    _mm256_and_si256(_mm256_slli_epi16::<4>(a), mask),
+                    _mm256_and_si256(_mm256_slli_epi16::<4>(b), mask),
+                ],
+                [
+                    _mm256_and_si256(_mm256_slli_epi16::<2>(a), mask),
+                    _mm256_and_si256(_mm256_slli_epi16::<2>(b), mask),
+                ],
+                [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)],
+                [
+                    _mm256_and_si256(_mm256_srli_epi16::<2>(a), mask),
+                    _mm256_and_si256(_mm256_srli_epi16::<2>(b), mask),
+                ],
+            ]
         }
         #[inline(always)]
         unsafe fn dot(acc: Self::I, w: Self::B, a: i32) -> Self::I {
@@ -474,6 +563,10 @@ mod x86 {
                     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(w))
                 }
                 #[inline(always)]
+                unsafe fn load_i8(p: *const i8) -> __m512 {
+                    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
+                }
+                #[inline(always)]
                 unsafe fn store_bf16(p: *mut u16, x: __m512) {
                     let bits = _mm512_castps_si512(x);
                     let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
@@ -514,10 +607,6 @@ mod x86 {
                     _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(x))
                 }
                 #[inline(always)]
-                unsafe fn add_i(a: __m512i, b: __m512i) -> __m512i {
-                    _mm512_add_epi32(a, b)
-                }
-                #[inline(always)]
                 unsafe fn load_bytes(p: *const u8) -> __m512i {
                     _mm512_loadu_si512(p.cast())
                 }
@@ -528,6 +617,40 @@ mod x86 {
                 #[inline(always)]
                 unsafe fn high_nibbles(x: __m512i) -> __m512i {
                     _mm512_and_si512(_mm512_srli_epi16::<4>(x), _mm512_set1_epi8(15))
+                }
+                #[inline(always)]
+                unsafe fn load_u8(p: *const u8) -> __m512 {
+                    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))
+                }
+                #[inline(always)]
+                unsafe fn or_bytes(a: __m512i, b: __m512i) -> __m512i {
+                    _mm512_or_si512(a, b)
+                }
+                #[inline(always)]
+                unsafe fn fifth_bits(x: __m512i) -> [__m512i; 8] {
+                    // What 16-bit shifts bring in from the neighbouring byte, the mask takes away.
+                    let mask = _mm512_set1_epi8(0x10);
+                    [
+                        _mm512_and_si512(_mm512_slli_epi16::<4>(x), mask),
+                        _mm512_and_si512(_mm512_slli_epi16::<3>(x), mask),
+                        _mm512_and_si512(_mm512_slli_epi16::<2>(x), mask),
+                        _mm512_and_si512(_mm512_slli_epi16::<1>(x), mask),
+                        _mm512_and_si512(x, mask),
+                        _mm512_and_si512(_mm512_srli_epi16::<1>(x), mask),
+                        _mm512_and_si512(_mm512_srli_epi16::<2>(x), mask),
+                        _mm512_and_si512(_mm512_srli_epi16::<3>(x), mask),
+                    ]
+                }
+                #[inline(always)]
+                unsafe fn bit_pairs(x: __m512i) -> [__m512i; 4] {
+                    // As in `fifth_bits`.
+                    let mask = _mm512_set1_epi8(0x30);
+                    [
+                        _mm512_and_si512(_mm512_slli_epi16::<4>(x), mask),
+                        _mm512_and_si512(_mm512_slli_epi16::<2>(x), mask),
+                        _mm512_and_si512(x, mask),
+                        _mm512_and_si512(_mm512_srli_epi16::<2>(x), mask),
+                    ]
                 }
                 #[inline(always)]
                 unsafe fn dot(acc: __m512i, w: __m512i, a: i32) -> __m512i {

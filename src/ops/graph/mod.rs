@@ -151,9 +151,13 @@ impl Ops for Graph {
         Ok((both.narrow(1, 0, width)?.silu()? * both.narrow(1, width, width)?)?)
     }
 
-    fn head(&mut self, x: Tensor, norm: &Norm, w: &Linear, batch: &Batch<'_>) -> Result<Tensor, OpsError> {
-        let rows = x.index_select(&self.index(batch.outputs)?, 0)?;
-        let normed = self.rms_norm(&rows, norm)?;
+    fn head(&mut self, x: &Tensor, norm: &Norm, w: &Linear, batch: &Batch<'_>) -> Result<Tensor, OpsError> {
+        let normed = self.hidden(x, norm, batch)?;
         self.linear(&normed, w)
+    }
+
+    fn hidden(&mut self, x: &Tensor, norm: &Norm, batch: &Batch<'_>) -> Result<Tensor, OpsError> {
+        let rows = x.index_select(&self.index(batch.outputs)?, 0)?;
+        self.rms_norm(&rows, norm)
     }
 }

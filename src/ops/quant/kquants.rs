@@ -1,16 +1,42 @@
-//! Reading of the 256-value block formats. Files made by common tools mix them in for single
-//! tensors; they are converted while loading.
+//! Reading of the 256-value block formats: as numbers, and in sub-blocks of 32 for packing.
 
-use super::half_at;
+use super::{DType, half_at};
 
 /// The 6-bit scale and minimum of sub-block `j` (0..8), packed in 12 bytes.
-fn scale_min(j: usize, s: &[u8]) -> (f32, f32) {
-    let (scale, min) = if j < 4 {
-        (s[j] & 63, s[j + 4] & 63)
+fn scale_min_bytes(j: usize, s: &[u8]) -> [u8; 2] {
+    if j < 4 {
+        [s[j] & 63, s[j + 4] & 63]
     } else {
-        ((s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4)
-    };
+        [(s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4]
+    }
+}
+
+fn scale_min(j: usize, s: &[u8]) -> (f32, f32) {
+    let [scale, min] = scale_min_bytes(j, s);
     (f32::from(scale), f32::from(min))
+}
+
+/// Values `32 j ..` of a block without sign and their scale and minimum, or for Q6_K (zero at 32) the two scales
+/// (i8) of 16 values each.
+pub(crate) fn sub_block(dtype: DType, b: &[u8], j: usize, q: &mut [u8; 32]) -> [u8; 2] {
+    if dtype == DType::Q6_K {
+        let (h, r) = (j / 4, j % 4);
+        let (low, high) = (&b[64 * h + r % 2 * 32..][..32], &b[128 + 32 * h..][..32]);
+        for l in 0..32 {
+            q[l] = (low[l] >> (r / 2 * 4) & 15) | (high[l] >> (2 * r) & 3) << 4;
+        }
+        return [b[192 + 2 * j], b[192 + 2 * j + 1]];
+    }
+    let nibbles = &b[if dtype == DType::Q5_K { 48 } else { 16 } + j / 2 * 32..][..32];
+    for l in 0..32 {
+        q[l] = nibbles[l] >> (j % 2 * 4) & 15;
+    }
+    if dtype == DType::Q5_K {
+        for l in 0..32 {
+            q[l] |= (b[16 + l] >> j & 1) << 4;
+        }
+    }
+    scale_min_bytes(j, &b[4..16])
 }
 
 /// d, dmin (f16), 12 scale bytes, 128 bytes of nibbles: 32 bytes hold two sub-blocks of 32.

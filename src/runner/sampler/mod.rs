@@ -38,6 +38,7 @@ mod kernels;
 mod penalties;
 pub mod philox;
 pub mod reference;
+mod score;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -268,15 +269,4 @@ impl Norm {
     fn logprob(self, logit: f32) -> f32 {
         (f64::from(logit) - f64::from(self.max) - self.ln_sum) as f32
     }
-}
-
-/// Log-probability of `token` under `logits`, a row without padding; -inf if the token's logit is.
-/// `None` if `token` is outside the row, a logit is NaN or +inf, or all are -inf.
-pub fn token_logprob(logits: &[f32], token: TokenId, scratch: &mut Scratch) -> Option<f32> {
-    let level = Level::detect();
-    let logit = *logits.get(token as usize)?;
-    if !scan(level, logits, &mut scratch.buffers.blocks) {
-        return None;
-    }
-    Some(Norm::new(level, logits, scratch.buffers.max())?.logprob(logit))
 }

@@ -44,7 +44,7 @@ fn python() -> Option<OsString> {
 async fn the_openai_client_is_served() {
     let Some(python) = python() else { return };
     let transcript = run(python, "openai_client.py", |base| vec![base.into()]).await;
-    for part in ["streaming", "async", "cached", "n=2", "log-probabilities", "BadRequestError", "NotFoundError"] {
+    for part in ["streaming", "async", "cached", "n=2", "log-probabilities", "best of four", "dimensions", "BadRequestError", "NotFoundError"] {
         assert!(transcript.contains(part), "no {part:?} in\n{transcript}");
     }
 }

@@ -1,6 +1,8 @@
 //! The API over real sockets, with the fake executor behind it.
 
 mod chat;
+mod completions;
+mod embeddings;
 mod errors;
 mod operations;
 mod streaming;

@@ -5,6 +5,8 @@
 
 mod damage;
 mod formats;
+mod hub;
+mod hub_server;
 mod pull;
 mod refusals;
 mod writer;

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use lima::hub::{Alias, Hub, ModelSource, Progress};
+use lima::hub::{Alias, HfSettings, Hub, ModelSource, Progress};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use zip::ZipWriter;
@@ -36,7 +36,13 @@ impl Index {
             zip.write_all(&bytes).unwrap();
         }
         zip.finish().unwrap();
-        let hub = Hub { cache_dir: tmp.path().join("cache"), python: tmp.path().join("python3").into() };
+        let hf = HfSettings {
+            endpoint: "http://127.0.0.1:9".into(),
+            token: None,
+            cache_dir: tmp.path().join("hf"),
+            offline: true,
+        };
+        let hub = Hub { cache_dir: tmp.path().join("cache"), python: tmp.path().join("python3").into(), hf };
         let index = Self { tmp, hub };
         index.mode(mode);
         index

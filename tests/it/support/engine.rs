@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use lima::engine::{
-    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, TokenId, spawn,
+    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, Scored, Task, TokenId,
+    spawn,
 };
 use lima::model::weights::Checkpoint;
-use lima::ops::cpu::kv::KvPool;
+use lima::ops::cpu::kv::{KvPool, KvType};
 use lima::ops::cpu::level::Level;
 use lima::ops::cpu::pack::Format;
 use lima::runner::{self, CpuExecutor, RunnerOptions};
@@ -16,6 +17,8 @@ use lima::runner::{self, CpuExecutor, RunnerOptions};
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     pub format: Format,
+    /// Type of the cache; `None`: what goes with the format.
+    pub kv: Option<KvType>,
     pub level: Level,
     pub threads: usize,
     pub max_num_batched_tokens: usize,
@@ -43,10 +46,11 @@ impl Setting {
 
     /// Loads the model as the server does.
     pub fn load(&self, checkpoint: &Checkpoint) -> CpuExecutor {
-        let kv = runner::load::kv_type(checkpoint, Some(self.format));
+        let kv = self.kv.unwrap_or_else(|| runner::load::kv_type(checkpoint, Some(self.format)));
         let options = RunnerOptions {
             threads: Some(self.threads),
             format: Some(self.format),
+            kv_cache: self.kv,
             max_model_len: Some(MAX_LEN),
             max_num_batched_tokens: self.max_num_batched_tokens,
             max_num_seqs: MAX_SEQS,
@@ -65,6 +69,9 @@ pub struct Output {
     pub tokens: Vec<TokenId>,
     pub logprobs: Vec<u32>,
     pub top: Vec<Vec<(TokenId, u32)>>,
+    /// Of the prompt's tokens from the second on: id, bits, rank, and the most likely ones.
+    pub scores: Vec<(TokenId, u32, u32, Vec<(TokenId, u32)>)>,
+    pub pooled: Option<Vec<u32>>,
     pub finish: FinishReason,
 }
 
@@ -86,15 +93,23 @@ impl Running {
         let streams = self.handle.submit(requests.to_vec()).unwrap();
         let read = |mut stream: lima::engine::EventStream| {
             let (mut tokens, mut logprobs, mut top, mut cached) = (vec![], vec![], vec![], 0);
+            let (mut scores, mut pooled) = (vec![], None);
             loop {
                 match stream.blocking_recv().unwrap() {
                     Event::Scheduled { cached_tokens } => cached = cached_tokens,
                     Event::Token(t) => {
                         tokens.push(t.token);
                         logprobs.push(t.logprob.to_bits());
-                        top.push(t.top.iter().map(|(id, p)| (*id, p.to_bits())).collect());
+                        top.push(bits(&t.top));
                     }
-                    Event::Finished(finish) => return (Output { tokens, logprobs, top, finish }, cached),
+                    Event::PromptLogprobs(more) => {
+                        let one = |s: &Scored| (s.token, s.logprob.to_bits(), s.rank, bits(&s.top));
+                        scores.extend(more.iter().map(one));
+                    }
+                    Event::Pooled(p) => pooled = Some(p.iter().map(|v| v.to_bits()).collect()),
+                    Event::Finished(finish) => {
+                        return (Output { tokens, logprobs, top, scores, pooled, finish }, cached);
+                    }
                     Event::Failed(e) => panic!("{e}"),
                 }
             }
@@ -114,7 +129,18 @@ impl Drop for Running {
     }
 }
 
+fn bits(top: &[(TokenId, f32)]) -> Vec<(TokenId, u32)> {
+    top.iter().map(|(id, p)| (*id, p.to_bits())).collect()
+}
+
 /// A request that nothing but its length ends.
 pub fn request(prompt: Vec<TokenId>, params: SamplingParams) -> Request {
-    Request { prompt: prompt.into(), params: Arc::new(params), priority: 0, cache_salt: None, adapter: None }
+    Request {
+        prompt: prompt.into(),
+        task: Task::default(),
+        params: Arc::new(params),
+        priority: 0,
+        cache_salt: None,
+        adapter: None,
+    }
 }

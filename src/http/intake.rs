@@ -1,0 +1,39 @@
+//! What every endpoint with a body does first: refuse while draining or loading, read the body, and take it
+//! apart off the async threads.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+
+use super::body;
+use super::error::ApiError;
+use super::state::{App, ServedModel, Stage};
+
+/// The model, and the body's bytes.
+pub async fn receive(app: &App, request: Request) -> Result<(Arc<ServedModel>, Vec<u8>), ApiError> {
+    if app.stage() > Stage::Serving {
+        return Err(ApiError::Draining);
+    }
+    let model = Arc::clone(app.loaded()?);
+    body::require_json(request.headers())?;
+    let bytes = body::read(request, &app.limits).await?;
+    Ok((model, bytes))
+}
+
+/// Runs `work` on a blocking thread: rendering and tokenising a long prompt takes a while. So many run at once
+/// as there are permits.
+pub async fn off_thread<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let permit = Arc::clone(&app.preparing).acquire_owned().await.map_err(|_| ApiError::Internal)?;
+    let work = move || {
+        // Held until the work is done, even when the client has gone.
+        let _permit = permit;
+        work()
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|e| {
+        tracing::error!("preparing a request failed: {e}");
+        ApiError::Internal
+    })?
+}
