@@ -89,6 +89,7 @@ fn main() -> anyhow::Result<()> {
                     blocks: 0..end.div_ceil(lima::engine::BLOCK_SIZE),
                     want: Want::Sample { last: tokens.len() },
                     adapter: None,
+                    score: None,
                 }],
                 ..StepInput::default()
             };

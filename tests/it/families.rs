@@ -132,6 +132,7 @@ fn padding_rows_are_never_sampled() {
             blocks: 0..1,
             want: Want::Sample { last: 1 },
             adapter: None,
+            score: None,
         }],
         ..StepInput::default()
     };
