@@ -3,6 +3,7 @@
 //! Everything is range-checked here once: whoever holds a [`LlamaConfig`] may multiply its sizes
 //! without overflow. What this implementation does not compute is refused by the name of the field.
 
+mod fields;
 mod generation;
 mod gguf;
 mod hf;

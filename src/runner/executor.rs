@@ -67,6 +67,13 @@ impl CpuExecutor {
         self.ops.enable_adapters(slots, max_rank);
     }
 
+    /// Only tokens below `limit` are sampled from now on, and log-probabilities are over them: embeddings may have more
+    /// rows than the tokenizer has tokens, and those rows are padding.
+    pub fn sample_below(&mut self, limit: usize) {
+        self.vocab_size = self.vocab_size.min(limit.max(1));
+        self.sampler = Sampler::new(self.vocab_size);
+    }
+
     /// The operations underneath, to inspect.
     pub fn ops(&self) -> &Cpu {
         &self.ops

@@ -37,6 +37,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     }
 
     let read = started.elapsed();
+    let tokens = tokens - padding_tokens(&checkpoint, tokens);
     let total = checkpoint.total_bytes() as u64;
     progress.begin("loading weights", total);
     let bar = weights_bar(total);
@@ -55,6 +56,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
         bar.set_position(bytes);
     })?;
     bar.finish_and_clear();
+    loaded.executor.sample_below(tokens);
     tracing::info!(
         "model found in {fetched:.2?}, tokenizer read in {:.2?}, weights loaded in {:.2?}",
         read - fetched,
@@ -91,7 +93,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
         renderer,
         name: name(&source, &path),
         root: source.to_string(),
-        vocab_size: shape.vocab_size,
+        vocab_size: tokens,
         eos,
         defaults: Sampling {
             temperature: defaults.temperature,
@@ -165,6 +167,16 @@ fn renderer(config: &Config, checkpoint: &Checkpoint, path: &Path) -> anyhow::Re
             PromptRenderer::with_source(renderer.tokenizer().clone(), Some(&source))
                 .with_context(|| format!("--chat-template {}", file.display()))
         }
+    }
+}
+
+/// Tokens at the end that only fill the embedding up: converters to GGUF write them as unused tokens.
+fn padding_tokens(checkpoint: &Checkpoint, tokens: usize) -> usize {
+    const UNUSED: i32 = 5;
+    let types = checkpoint.gguf_vocab().map_or(&[][..], |vocab| &vocab.token_types);
+    match types.len() == tokens {
+        true => types.iter().rev().take_while(|kind| **kind == UNUSED).count().min(tokens.saturating_sub(1)),
+        false => 0,
     }
 }
 

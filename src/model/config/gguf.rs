@@ -91,6 +91,7 @@ impl Meta<'_, '_> {
     }
 }
 
+/// Every key under `llama.` is read, known to change nothing, or refused by its name.
 fn refuse_other_models(m: &Meta<'_, '_>) -> Result<(), ConfigError> {
     match m.0.str("general.architecture") {
         Some("llama") => {}
@@ -102,20 +103,76 @@ fn refuse_other_models(m: &Meta<'_, '_>) -> Result<(), ConfigError> {
         }
         None => return Err(ConfigError("general.architecture is missing".into())),
     }
-    for name in ["llama.expert_count", "llama.attention.sliding_window"] {
-        if let Some(n) = m.size(name)?.filter(|n| *n > 0) {
-            return Err(ConfigError(format!("{name} is {n}, which is not supported (only 0)")));
+    let context = m.required("llama.context_length")?;
+    for (name, value) in m.0.values().filter(|(name, _)| name.starts_with("llama.")) {
+        if READ.contains(&name) || HARMLESS.contains(&name) || is_off(value) {
+            continue;
         }
-    }
-    for name in ["llama.logit_scale", "llama.embedding_scale", "llama.residual_scale", "llama.attention.scale"] {
-        if m.0.value(name).is_some() {
-            return Err(ConfigError(format!("{name} is set, which is not supported")));
+        let neutral = match name {
+            "llama.attention.causal" => *value == Value::Bool(true),
+            "llama.use_parallel_residual" => *value == Value::Bool(false),
+            "llama.attention.sliding_window" => m.size(name)? >= Some(context),
+            name if ONE.contains(&name) => value.as_f32() == Some(1.0),
+            _ => false,
+        };
+        if !neutral {
+            let what = match value {
+                Value::Array(_) => "is a list".to_owned(),
+                Value::Str(s) => format!("is {:?}", s.chars().take(48).collect::<String>()),
+                Value::Bool(b) => format!("is {b}"),
+                Value::Unsigned(n) => format!("is {n}"),
+                Value::Signed(n) => format!("is {n}"),
+                Value::Float(x) => format!("is {x}"),
+            };
+            let name: String = name.chars().take(96).collect();
+            return Err(ConfigError(format!("{name} {what}, which is not supported (only without it)")));
         }
-    }
-    if m.0.value("llama.attention.causal").is_some_and(|v| *v != Value::Bool(true)) {
-        return Err(ConfigError("llama.attention.causal is not true, which is not supported".into()));
     }
     Ok(())
+}
+
+/// Keys under `llama.` that [`LlamaConfig::from_gguf`] reads.
+const READ: &[&str] = &[
+    "llama.vocab_size",
+    "llama.context_length",
+    "llama.embedding_length",
+    "llama.block_count",
+    "llama.feed_forward_length",
+    "llama.attention.head_count",
+    "llama.attention.head_count_kv",
+    "llama.attention.key_length",
+    "llama.attention.value_length",
+    "llama.attention.layer_norm_rms_epsilon",
+    "llama.rope.dimension_count",
+    "llama.rope.freq_base",
+    "llama.rope.scaling.type",
+    "llama.rope.scaling.factor",
+    "llama.rope.scale_linear",
+];
+
+/// Keys that describe where the file came from. The original context length matters to YaRN alone, which is refused.
+const HARMLESS: &[&str] =
+    &["llama.tensor_data_layout", "llama.rope.scaling.original_context_length", "llama.rope.scaling.finetuned"];
+
+/// Keys under which 1 is nothing.
+const ONE: &[&str] = &[
+    "llama.logit_scale",
+    "llama.embedding_scale",
+    "llama.residual_scale",
+    "llama.rope.scaling.attn_factor",
+    "llama.rope.scaling.yarn_attn_factor",
+];
+
+/// Whether a value asks for nothing. `false` under `attention.causal` does ask for something.
+fn is_off(value: &Value<'_>) -> bool {
+    match value {
+        Value::Unsigned(n) => *n == 0,
+        Value::Signed(n) => *n == 0,
+        Value::Float(x) => *x == 0.0,
+        Value::Str(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Bool(_) => false,
+    }
 }
 
 fn rope_scaling(m: &Meta<'_, '_>, factors: Option<Vec<f32>>) -> Result<RopeScaling, ConfigError> {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::json::Fields;
-use super::{ConfigError, LlamaConfig, RopeScaling};
+use super::{ConfigError, LlamaConfig, RopeScaling, fields};
 
 impl LlamaConfig {
     /// Reads a Hugging Face `config.json` of a `LlamaForCausalLM`.
@@ -13,6 +13,11 @@ impl LlamaConfig {
     pub fn from_hf(json: &Map<String, Value>) -> Result<Self, ConfigError> {
         let f = Fields::new(json, "");
         refuse_other_models(&f)?;
+        fields::refuse_unsupported(&f)?;
+        let unknown = fields::unknown(&f);
+        if !unknown.is_empty() {
+            tracing::warn!("fields of the configuration that no Llama has are ignored: {}", unknown.join(", "));
+        }
 
         let hidden_size = f.required_size("hidden_size")?;
         let num_heads = f.required_size("num_attention_heads")?;
@@ -28,6 +33,8 @@ impl LlamaConfig {
                 })?,
         };
         let (rope_theta, rope_scaling) = rope(&f)?;
+        let max_position_embeddings = f.size("max_position_embeddings")?.unwrap_or(2048);
+        fields::refuse_sliding_window(&f, max_position_embeddings)?;
         Self {
             vocab_size: f.required_size("vocab_size")?,
             hidden_size,
@@ -40,7 +47,7 @@ impl LlamaConfig {
             rope_theta,
             rope_scaling,
             tie_word_embeddings: f.flag("tie_word_embeddings")?.unwrap_or(false),
-            max_position_embeddings: f.size("max_position_embeddings")?.unwrap_or(2048),
+            max_position_embeddings,
             bos_token_id: f.token("bos_token_id")?,
             eos_token_ids: f.tokens("eos_token_id")?,
         }
@@ -48,45 +55,21 @@ impl LlamaConfig {
     }
 }
 
+/// Architecture and activation. The first LLaMA conversions spelt the architecture in their own way.
 fn refuse_other_models(f: &Fields<'_>) -> Result<(), ConfigError> {
-    const ARCHITECTURE: &str = "LlamaForCausalLM";
-    let unsupported = |name: &str, supported: &str| {
-        let value = f.get(name).unwrap_or(&Value::Null);
-        Err(f.error(name, value, &format!("which is not supported (only {supported})")))
-    };
-    let architectures = f.get("architectures");
-    let is_llama = match architectures {
-        Some(Value::Array(names)) => names.iter().any(|n| n == ARCHITECTURE),
-        Some(_) => false,
-        None => f.text("model_type")?.is_some(),
-    };
-    if !is_llama {
-        return match architectures {
-            Some(_) => unsupported("architectures", ARCHITECTURE),
-            None => Err(f.missing("architectures")),
-        };
+    const ARCHITECTURES: [&str; 2] = ["LlamaForCausalLM", "LLaMAForCausalLM"];
+    let unsupported = |name: &str, only: &str| Err(f.unsupported(name, f.get(name).unwrap_or(&Value::Null), only));
+    match f.get("architectures") {
+        Some(Value::Array(names)) if names.iter().any(|n| ARCHITECTURES.iter().any(|a| n == a)) => {}
+        Some(_) => return unsupported("architectures", "only LlamaForCausalLM"),
+        None if f.text("model_type")?.is_some() => {}
+        None => return Err(f.missing("architectures")),
     }
     if f.text("model_type")?.is_some_and(|t| t != "llama") {
-        return unsupported("model_type", "llama");
+        return unsupported("model_type", "only llama");
     }
-    if f.text("hidden_act")?.is_some_and(|a| a != "silu") {
-        return unsupported("hidden_act", "silu");
-    }
-    for name in ["attention_bias", "mlp_bias", "rope_interleaved"] {
-        if f.flag(name)?.unwrap_or(false) {
-            return unsupported(name, "false");
-        }
-    }
-    if f.size("pretraining_tp")?.is_some_and(|tp| tp > 1) {
-        return unsupported("pretraining_tp", "1");
-    }
-    if f.float("partial_rotary_factor")?.is_some_and(|p| p != 1.0) {
-        return unsupported("partial_rotary_factor", "1");
-    }
-    if f.get("quantization_config").is_some() {
-        return Err(ConfigError(
-            "quantization_config is set, which is not supported (use a GGUF file for quantised weights)".into(),
-        ));
+    if f.text("hidden_act")?.is_some_and(|a| !["silu", "swish"].contains(&a)) {
+        return unsupported("hidden_act", "only silu");
     }
     Ok(())
 }
@@ -95,16 +78,23 @@ fn refuse_other_models(f: &Fields<'_>) -> Result<(), ConfigError> {
 fn rope(f: &Fields<'_>) -> Result<(f32, RopeScaling), ConfigError> {
     let parameters = f.object("rope_parameters", "rope_parameters.")?;
     let scaling = f.object("rope_scaling", "rope_scaling.")?;
+    let original = f.size("original_max_position_embeddings")?;
     let mut theta = f.float("rope_theta")?;
+    let mut is_theta = |name: &str, value: Option<f32>| match (theta, value) {
+        (Some(one), Some(other)) if one != other => {
+            Err(ConfigError(format!("rope_theta is {one}, {name} is {other}: they disagree")))
+        }
+        (None, Some(_)) => {
+            theta = value;
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    is_theta("rotary_emb_base", f.float("rotary_emb_base")?)?;
     let mut found = None;
     for fields in [parameters, scaling].into_iter().flatten() {
-        if let Some(inner) = fields.float("rope_theta")? {
-            if theta.is_some_and(|outer| outer != inner) {
-                return Err(ConfigError("rope_theta is given twice with different values".into()));
-            }
-            theta = Some(inner);
-        }
-        let this = rope_scaling(&fields)?;
+        is_theta("the inner rope_theta", fields.float("rope_theta")?)?;
+        let this = rope_scaling(&fields, original)?;
         if found.as_ref().is_some_and(|other| *other != this) {
             return Err(ConfigError("rope_parameters and rope_scaling disagree".into()));
         }
@@ -113,21 +103,41 @@ fn rope(f: &Fields<'_>) -> Result<(f32, RopeScaling), ConfigError> {
     Ok((theta.unwrap_or(10_000.0), found.unwrap_or(RopeScaling::None)))
 }
 
-fn rope_scaling(f: &Fields<'_>) -> Result<RopeScaling, ConfigError> {
-    if f.float("partial_rotary_factor")?.is_some_and(|p| p != 1.0) {
-        let value = f.get("partial_rotary_factor").unwrap_or(&Value::Null);
-        return Err(f.error("partial_rotary_factor", value, "which is not supported (only 1)"));
-    }
+/// `original` is the field of that name outside the object, where some writers put it.
+fn rope_scaling(f: &Fields<'_>, original: Option<usize>) -> Result<RopeScaling, ConfigError> {
+    const ORIGINAL: &str = "original_max_position_embeddings";
     let name = if f.get("rope_type").is_some() { "rope_type" } else { "type" };
-    match f.text(name)? {
-        None | Some("default") => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear { factor: f.required_float("factor")? }),
-        Some("llama3") => Ok(RopeScaling::Llama3 {
-            factor: f.required_float("factor")?,
-            low_freq_factor: f.required_float("low_freq_factor")?,
-            high_freq_factor: f.required_float("high_freq_factor")?,
-            original_max_position_embeddings: f.required_size("original_max_position_embeddings")?,
-        }),
-        Some(other) => Err(f.error(name, &Value::from(other), "which is not supported (only default, linear, llama3)")),
+    let kind = f.text(name)?;
+    let (scaling, known): (_, &[&str]) = match kind {
+        None if f.get("factor").is_some() => return Err(f.missing("rope_type")),
+        None | Some("default") => (RopeScaling::None, &["factor"]),
+        Some("linear") => (RopeScaling::Linear { factor: f.required_float("factor")? }, &["factor"]),
+        Some("llama3") => {
+            let inner = f.size(ORIGINAL)?;
+            if inner.is_some() && original.is_some() && inner != original {
+                return Err(ConfigError(format!("{ORIGINAL} is given twice with different values")));
+            }
+            let scaling = RopeScaling::Llama3 {
+                factor: f.required_float("factor")?,
+                low_freq_factor: f.required_float("low_freq_factor")?,
+                high_freq_factor: f.required_float("high_freq_factor")?,
+                original_max_position_embeddings: inner.or(original).ok_or_else(|| f.missing(ORIGINAL))?,
+            };
+            (scaling, &["factor", "low_freq_factor", "high_freq_factor"])
+        }
+        Some(other) => return Err(f.unsupported(name, &Value::from(other), "only default, linear, llama3")),
+    };
+    // Whatever else stands here would change the frequencies or the attention.
+    for other in f.names().filter(|n| !known.contains(n)) {
+        let value = f.get(other).unwrap_or(&Value::Null);
+        let is_nothing = match other {
+            "rope_type" | "type" | "rope_theta" | ORIGINAL => true,
+            "partial_rotary_factor" | "attention_factor" => value.as_f64() == Some(1.0),
+            _ => false,
+        };
+        if !is_nothing {
+            return Err(f.unsupported(other, value, "only without it"));
+        }
     }
+    Ok(scaling)
 }

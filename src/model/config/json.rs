@@ -40,6 +40,16 @@ impl<'a> Fields<'a> {
         ConfigError(format!("{}{name} is {shown}, {what}", self.prefix))
     }
 
+    /// `name is <value>, which is not supported (<only>)`.
+    pub fn unsupported(&self, name: &str, value: &Value, only: &str) -> ConfigError {
+        self.error(name, value, &format!("which is not supported ({only})"))
+    }
+
+    /// Names of the fields that are not `null`.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.map.iter().filter(|(_, v)| !v.is_null()).map(|(name, _)| name.as_str())
+    }
+
     pub fn missing(&self, name: &str) -> ConfigError {
         ConfigError(format!("{}{name} is missing", self.prefix))
     }

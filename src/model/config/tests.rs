@@ -98,7 +98,20 @@ fn refusals_name_the_field() {
         ("hidden_act", json!("gelu")),
         ("attention_bias", json!(true)),
         ("mlp_bias", json!(true)),
-        ("pretraining_tp", json!(2)),
+        ("mlp_bias", json!("yes")),
+        ("qkv_bias", json!(true)),
+        ("rope_interleaved", json!(true)),
+        ("qk_norm", json!(true)),
+        ("num_local_experts", json!(8)),
+        ("sliding_window", json!(255)),
+        ("sliding_window", json!("wide")),
+        ("layer_types", json!(["full_attention", "sliding_attention"])),
+        ("final_logit_softcapping", json!(30.0)),
+        ("attention_multiplier", json!(0.5)),
+        ("embedding_multiplier", json!(12.0)),
+        ("logits_scaling", json!(8)),
+        ("rotary_emb_base", json!(1e6)),
+        ("text_config", json!({"hidden_size": 8})),
         ("partial_rotary_factor", json!(0.5)),
         ("quantization_config", json!({"quant_method": "awq"})),
         ("hidden_size", json!(0)),
@@ -136,6 +149,11 @@ fn refusals_name_the_field() {
 fn rope_refusals_name_the_field() {
     let llama3 = newer()["rope_parameters"].clone();
     for (field, value, word) in [
+        ("attention_factor", json!(1.2), "rope_parameters.attention_factor is 1.2"),
+        ("mscale", json!(1), "rope_parameters.mscale"),
+        ("full_attention", json!({}), "rope_parameters.full_attention"),
+        ("rope_type", json!(null), "rope_parameters.rope_type is missing"),
+        ("original_max_position_embeddings", json!(null), "original_max_position_embeddings is missing"),
         ("rope_type", json!("yarn"), "yarn"),
         ("rope_type", json!("dynamic"), "dynamic"),
         ("factor", json!(0), "factor"),
@@ -152,6 +170,100 @@ fn rope_refusals_name_the_field() {
     }
     let other = json!({"rope_type": "linear", "factor": 2.0});
     assert!(with(newer(), "rope_scaling", other).unwrap_err().contains("disagree"));
+}
+
+/// Fields that real checkpoints have and that ask for nothing.
+#[test]
+fn fields_that_change_nothing_are_accepted() {
+    let plain = with(newer(), "pad_token_id", json!(0)).unwrap();
+    for (field, value) in [
+        ("architectures", json!(["LLaMAForCausalLM"])),
+        ("hidden_act", json!("swish")),
+        ("pad_token_id", json!(-1)),
+        ("pretraining_tp", json!(2)),
+        ("max_sequence_length", json!(2048)),
+        ("auto_map", json!({"AutoModelForCausalLM": "modeling_flash_llama.LlamaForCausalLM"})),
+        ("transformers.js_config", json!({"kv_cache_dtype": {"fp16": "float16"}})),
+        ("unsloth_fixed", json!(true)),
+        ("rope_interleaved", json!(false)),
+        ("rotary_emb_base", json!(500000)),
+        ("original_max_position_embeddings", json!(64)),
+        ("sliding_window", json!(256)),
+        ("sliding_window", json!(null)),
+        ("partial_rotary_factor", json!(1.0)),
+        ("residual_multiplier", json!(1)),
+        ("layer_types", json!(["full_attention", "full_attention"])),
+        ("num_experts", json!(0)),
+        ("pruned_heads", json!({})),
+        ("gradient_accumulation_steps", json!(2)),
+    ] {
+        assert_eq!(with(newer(), field, value.clone()).as_ref(), Ok(&plain), "{field} {value}");
+    }
+    let mut unused = object(newer());
+    unused.insert("sliding_window".into(), json!(16));
+    unused.insert("use_sliding_window".into(), json!(false));
+    assert_eq!(LlamaConfig::from_hf(&unused).as_ref(), Ok(&plain));
+    unused.insert("patch_size".into(), json!(4));
+    assert_eq!(fields::unknown(&json::Fields::new(&unused, "")), ["patch_size"]);
+    assert!(fields::unknown(&json::Fields::new(&object(newer()), "")).is_empty());
+}
+
+/// Where Llama 3's original length stands outside its object, and both spellings of the type.
+#[test]
+fn rope_fields_of_other_writers() {
+    let mut config = object(older());
+    config.insert("original_max_position_embeddings".into(), json!(64));
+    let scaling = config["rope_scaling"].as_object_mut().unwrap();
+    scaling.remove("original_max_position_embeddings");
+    scaling.insert("type".into(), json!("llama3"));
+    scaling.insert("attention_factor".into(), json!(1.0));
+    assert_eq!(LlamaConfig::from_hf(&config), LlamaConfig::from_hf(&object(newer())));
+    config["rope_scaling"]["original_max_position_embeddings"] = json!(32);
+    assert!(LlamaConfig::from_hf(&config).unwrap_err().to_string().contains("given twice"));
+}
+
+/// Any number in any field is a configuration or an error: nothing panics or overflows.
+#[test]
+fn extreme_values() {
+    let numbers = [
+        json!(0),
+        json!(1),
+        json!(-1),
+        json!(2),
+        json!(3),
+        json!(1u64 << 20),
+        json!(1u64 << 40),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!(0.5),
+        json!(-0.0),
+        json!(1e-320),
+        json!(1e300),
+        json!(-1e300),
+        json!([]),
+        json!({}),
+        json!(""),
+        json!(true),
+        json!([1, [2]]),
+        json!({"factor": 1e300}),
+    ];
+    let fields: Vec<String> = object(newer()).keys().cloned().collect();
+    for field in fields.iter().map(String::as_str).chain(["sliding_window", "rope_theta", "rope_scaling"]) {
+        for value in &numbers {
+            if let Ok(c) = with(newer(), field, value.clone()) {
+                let widest = c.q_size().max(2 * c.kv_size()).max(c.intermediate_size).max(c.vocab_size);
+                assert!(widest.checked_mul(c.hidden_size).and_then(|n| n.checked_mul(4 * c.num_layers)).is_some());
+                assert_eq!(crate::model::rope::inverse_frequencies(&c).len(), c.head_dim / 2);
+            }
+            for inner in ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"] {
+                let mut parameters = object(newer()["rope_parameters"].clone());
+                parameters.insert(inner.into(), value.clone());
+                if let Ok(c) = with(newer(), "rope_parameters", parameters.into()) {
+                    crate::model::rope::inverse_frequencies(&c);
+                }
+            }
+        }
+    }
 }
 
 #[test]

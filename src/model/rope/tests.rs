@@ -49,6 +49,30 @@ fn equal_to_transformers() {
     }
 }
 
+/// The converter to GGUF stores Llama 3's scaling as one divisor a frequency, computed by this formula.
+#[test]
+fn factors_of_a_gguf_file_equal_llama3() {
+    for (factor, low, high, original) in [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192), (8.0, 1.3, 3.7, 512)] {
+        let plain = inverse_frequencies(&config(128, 5e5, RopeScaling::None));
+        let divisor = |f: &f32| {
+            let wavelength = 2.0 * std::f64::consts::PI / f64::from(*f);
+            let (longest, shortest) = (f64::from(original) / low, f64::from(original) / high);
+            let smooth = (f64::from(original) / wavelength - low) / (high - low);
+            match wavelength {
+                w if w < shortest => 1.0,
+                w if w > longest => factor as f32,
+                _ => (1.0 / ((1.0 - smooth) / factor + smooth)) as f32,
+            }
+        };
+        let factors = plain.iter().map(divisor).collect();
+        let by_factors = inverse_frequencies(&config(128, 5e5, RopeScaling::Factors(factors)));
+        let scaling = llama3(factor as f32, low as f32, high as f32, original as usize);
+        for (a, b) in by_factors.iter().zip(inverse_frequencies(&config(128, 5e5, scaling))) {
+            assert!((a - b).abs() <= 2e-6 * b, "{a} {b}");
+        }
+    }
+}
+
 #[test]
 fn factors_divide() {
     let plain = inverse_frequencies(&config(16, 1e4, RopeScaling::None));

@@ -100,6 +100,11 @@ impl<'a> Gguf<'a> {
         self.metadata.get(key)
     }
 
+    /// All metadata, by key.
+    pub fn values(&self) -> impl Iterator<Item = (&'a str, &Value<'a>)> {
+        self.metadata.iter().map(|(key, value)| (*key, value))
+    }
+
     /// A string value; `None` if absent or of another type.
     pub fn str(&self, key: &str) -> Option<&'a str> {
         match self.value(key) {

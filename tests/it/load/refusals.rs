@@ -172,7 +172,7 @@ fn gguf_headers() {
     let path = tmp.path().join("m.gguf");
     let plain = GgufFile::new(DType::Q8_0);
     type Change = fn(&mut GgufFile);
-    let cases: [(Change, &str); 30] = [
+    let cases: &[(Change, &str)] = &[
         (|f| f.version = 1, "GGUF version 1"),
         (|f| f.version = 9, "GGUF version 9"),
         (|f| f.version = 3 << 24, "big-endian"),
@@ -209,6 +209,13 @@ fn gguf_headers() {
             |f| f.tensors.push(("blk.7.attn_norm.weight".into(), vec![64], 0, vec![0; 256])),
             "tensor \"blk.7.attn_norm.weight\" is not part of a Llama of this shape",
         ),
+        (|f| _ = f.set("llama.attention.sliding_window", Meta::U32(127)), "llama.attention.sliding_window is 127"),
+        (|f| _ = f.set("llama.rope.scaling.type", Meta::Str("yarn")), "llama.rope.scaling.type is \"yarn\""),
+        (|f| _ = f.set("llama.rope.scaling.yarn_log_multiplier", Meta::F32(0.1)), "yarn_log_multiplier is 0.1"),
+        (|f| _ = f.set("llama.final_logit_softcapping", Meta::F32(30.0)), "llama.final_logit_softcapping is 30"),
+        (|f| _ = f.set("llama.attention.value_length", Meta::U32(8)), "llama.attention.value_length is 8"),
+        (|f| _ = f.set("llama.attention.causal", Meta::Bool(false)), "llama.attention.causal is false"),
+        (|f| _ = f.set("llama.invented", Meta::I32s(vec![1])), "llama.invented is a list"),
         (|f| _ = f.set("llama.attention.head_count_kv", Meta::I32s(vec![2, 2])), "llama.attention.head_count_kv"),
         (|f| _ = f.set("llama.vocab_size", Meta::U32(39)), "tokenizer.ggml.tokens has 40 tokens"),
         (|f| _ = f.set("tokenizer.ggml.token_type", Meta::I32s(vec![1; 39])), "tokenizer.ggml.token_type"),
@@ -219,4 +226,29 @@ fn gguf_headers() {
         fs::write(&path, file.bytes()).unwrap();
         assert_refused(&path, words);
     }
+}
+
+/// Metadata that asks for nothing, as converters write it.
+#[test]
+fn gguf_keys_that_change_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("m.gguf");
+    let mut file = GgufFile::new(DType::Q8_0);
+    file.set("llama.attention.key_length", Meta::U32(16))
+        .set("llama.attention.value_length", Meta::U32(16))
+        .set("llama.attention.sliding_window", Meta::U32(128))
+        .set("llama.attention.causal", Meta::Bool(true))
+        .set("llama.expert_count", Meta::U32(0))
+        .set("llama.logit_scale", Meta::F32(1.0))
+        .set("llama.use_parallel_residual", Meta::Bool(false))
+        .set("llama.tensor_data_layout", Meta::Str("Meta AI original pth"))
+        .set("llama.rope.scaling.type", Meta::Str("none"))
+        .set("llama.rope.scaling.attn_factor", Meta::F32(1.0));
+    fs::write(&path, file.bytes()).unwrap();
+    assert_eq!(Checkpoint::open(&path).unwrap().config(), &config_of(&GgufFile::new(DType::Q8_0), &path));
+}
+
+fn config_of(file: &GgufFile, path: &Path) -> lima::model::config::LlamaConfig {
+    fs::write(path, file.bytes()).unwrap();
+    Checkpoint::open(path).unwrap().config().clone()
 }

@@ -66,4 +66,14 @@ impl CpuModel {
         }
         out
     }
+
+    /// Logits after the tokens at `positions` (ascending), the prompt computed in one step.
+    pub fn rows(&mut self, tokens: &[u32], outputs: &[u32]) -> Vec<Vec<f32>> {
+        let positions: Vec<u32> = (0..tokens.len() as u32).collect();
+        let spans = [Span { tokens: 0..tokens.len(), start: 0, blocks: 0..self.blocks.len(), adapter: None }];
+        let batch = Batch { tokens, positions: &positions, spans: &spans, blocks: &self.blocks, outputs };
+        self.model.forward(&mut self.ops, &batch).unwrap();
+        let (_, logits, stride) = self.ops.logits();
+        logits.chunks_exact(stride).take(outputs.len()).map(|row| row[..self.vocab].to_vec()).collect()
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod engine;
+pub mod family;
 pub mod goldens;
 pub mod requantize;
 pub mod server;
