@@ -55,7 +55,7 @@ async fn models() {
     assert_eq!(
         *first,
         json!({"id": "test/model", "object": "model", "created": first["created"], "owned_by": "lima",
-               "root": "somewhere", "max_model_len": super::MAX_LEN})
+               "root": "somewhere", "parent": null, "max_model_len": super::MAX_LEN})
     );
     assert!((1_600_000_000..10_000_000_000u64).contains(&first["created"].as_u64().unwrap()));
     assert_eq!(list["data"][1]["id"], "alias");
