@@ -54,13 +54,12 @@ impl PreKind {
         use Whole::{Composed, IgnoresMergesAddsBos, Plain};
         Ok(match name {
             None | Some("default") => Self::Default,
-            Some(
-                "gpt-2" | "phi-2" | "olmo" | "mpt" | "jais" | "gigachat" | "mellum" | "modern-bert"
-                | "trillion",
-            ) => Self::Whole(Gpt2, Plain),
-            Some(
-                "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b",
-            ) => Self::SmolLm,
+            Some("gpt-2" | "phi-2" | "olmo" | "mpt" | "jais" | "gigachat" | "mellum" | "modern-bert" | "trillion") => {
+                Self::Whole(Gpt2, Plain)
+            }
+            Some("smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b") => {
+                Self::SmolLm
+            }
             Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2") => {
                 Self::Whole(Llama3, IgnoresMergesAddsBos)
             }

@@ -120,8 +120,9 @@ impl SentencePiece {
             match piece.kind {
                 PieceKind::Unknown | PieceKind::Control => {}
                 PieceKind::Byte => {
-                    let byte = super::token_table::byte_token(&piece.spelling)
-                        .ok_or_else(|| format!("token {id} ({:?}) is a byte, but not spelled <0xNN>", piece.spelling))?;
+                    let byte = super::token_table::byte_token(&piece.spelling).ok_or_else(|| {
+                        format!("token {id} ({:?}) is a byte, but not spelled <0xNN>", piece.spelling)
+                    })?;
                     bytes[byte as usize].get_or_insert(id as TokenId);
                 }
                 PieceKind::Normal | PieceKind::Unused | PieceKind::UserDefined => {
@@ -239,9 +240,7 @@ impl SentencePiece {
         let mut done = 0;
         if let Some((matcher, _)) = &self.user_defined {
             for found in matcher.find_iter(text) {
-                text[done..found.start()]
-                    .char_indices()
-                    .for_each(|(at, c)| push(done + at, c.len_utf8(), false));
+                text[done..found.start()].char_indices().for_each(|(at, c)| push(done + at, c.len_utf8(), false));
                 push(found.start(), found.len(), true);
                 done = found.end();
             }
@@ -353,10 +352,8 @@ mod tests {
 
     fn model(words: &[&str]) -> SentencePiece {
         let special = [("<unk>", PieceKind::Unknown), ("<s>", PieceKind::Control)];
-        let mut pieces: Vec<Piece> = special
-            .iter()
-            .map(|&(spelling, kind)| Piece { spelling: spelling.into(), score: 0.0, kind })
-            .collect();
+        let mut pieces: Vec<Piece> =
+            special.iter().map(|&(spelling, kind)| Piece { spelling: spelling.into(), score: 0.0, kind }).collect();
         for (i, word) in words.iter().enumerate() {
             pieces.push(Piece { spelling: (*word).into(), score: -(i as f32), kind: PieceKind::Normal });
         }
@@ -378,7 +375,9 @@ mod tests {
         words.extend(["b", "ab", "ba", "abab", "c"]);
         let model = model(&words);
         let n = 1 << 20;
-        for text in ["a".repeat(n), " ".repeat(n), "ab".repeat(n / 2), "c".repeat(n), "aab".repeat(n / 3), "é".repeat(n)] {
+        for text in
+            ["a".repeat(n), " ".repeat(n), "ab".repeat(n / 2), "c".repeat(n), "aab".repeat(n / 3), "é".repeat(n)]
+        {
             let text = model.normalize(&text, true);
             let chars = text.chars().count();
             let merged = model.merge(&text);

@@ -13,7 +13,8 @@ pub(super) fn build(bytes: &[u8], config: &TokenizerConfig) -> Result<Parts, Str
     if is_tiktoken(bytes) {
         return Err("is a tiktoken vocabulary, which is not supported: use the model's tokenizer.json".into());
     }
-    let model = sentencepiece_model::parse(bytes).map_err(|e| format!("cannot be read as a SentencePiece model: {e}"))?;
+    let model =
+        sentencepiece_model::parse(bytes).map_err(|e| format!("cannot be read as a SentencePiece model: {e}"))?;
 
     let named = |spelling: &str| config.specials.iter().find(|t| t.content == spelling).cloned();
     let mut added: Vec<(AddedToken, Option<TokenId>)> = Vec::new();

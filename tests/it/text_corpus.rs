@@ -46,9 +46,8 @@ struct Trained {
     eos: i64,
 }
 
-static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
-    serde_json::from_slice(&std::fs::read(goldens::path("tokenizers/corpus.json")).unwrap()).unwrap()
-});
+static CORPUS: LazyLock<Corpus> =
+    LazyLock::new(|| serde_json::from_slice(&std::fs::read(goldens::path("tokenizers/corpus.json")).unwrap()).unwrap());
 
 static LINES: LazyLock<Vec<String>> = LazyLock::new(|| {
     #[derive(Deserialize)]
@@ -297,7 +296,8 @@ fn sentencepiece_models_of_all_flags() {
 #[test]
 fn directories_with_tokenizer_model() {
     use base64::Engine;
-    let golden: Value = serde_json::from_slice(&std::fs::read(goldens::path("tokenizers/directories.json")).unwrap()).unwrap();
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(goldens::path("tokenizers/directories.json")).unwrap()).unwrap();
     let model = base64::engine::general_purpose::STANDARD.decode(golden["model"].as_str().unwrap()).unwrap();
     let ids = |ids: &Value| -> Vec<u32> { serde_json::from_value(ids.clone()).unwrap() };
     for case in golden["directories"].as_array().unwrap() {
