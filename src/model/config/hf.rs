@@ -82,7 +82,7 @@ fn rope(f: &Fields<'_>) -> Result<(f32, RopeScaling), ConfigError> {
     let mut theta = f.float("rope_theta")?;
     let mut is_theta = |name: &str, value: Option<f32>| match (theta, value) {
         (Some(one), Some(other)) if one != other => {
-            Err(ConfigError(format!("rope_theta is {one}, {name} is {other}: they disagree")))
+            Err(ConfigError(format!("{name} is {other}, which is not supported (rope_theta is {one})")))
         }
         (None, Some(_)) => {
             theta = value;
@@ -90,7 +90,6 @@ fn rope(f: &Fields<'_>) -> Result<(f32, RopeScaling), ConfigError> {
         }
         _ => Ok(()),
     };
-    is_theta("rotary_emb_base", f.float("rotary_emb_base")?)?;
     let mut found = None;
     for fields in [parameters, scaling].into_iter().flatten() {
         is_theta("the inner rope_theta", fields.float("rope_theta")?)?;
@@ -100,6 +99,7 @@ fn rope(f: &Fields<'_>) -> Result<(f32, RopeScaling), ConfigError> {
         }
         found = Some(this);
     }
+    is_theta("rotary_emb_base", f.float("rotary_emb_base")?)?;
     Ok((theta.unwrap_or(10_000.0), found.unwrap_or(RopeScaling::None)))
 }
 
