@@ -32,8 +32,7 @@ impl<O: Ops> Llama<O> {
         config: &LlamaConfig,
         mut progress: impl FnMut(u64),
     ) -> Result<Self, LoadError> {
-        let fault =
-            |name: &str, e: OpsError| checkpoint.tensor_error(name, format_args!("cannot be used: {e}"));
+        let fault = |name: &str, e: OpsError| checkpoint.tensor_error(name, format_args!("cannot be used: {e}"));
         let mut done = 0;
         let mut linear = |ops: &mut O, names: &[String], gate_up: bool| {
             let parts = names.iter().map(|n| checkpoint.tensor(n)).collect::<Result<Vec<_>, _>>()?;

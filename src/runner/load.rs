@@ -109,6 +109,8 @@ pub fn load(
     let kv = options.kv_cache.unwrap_or_else(|| kv_type(checkpoint, options.format));
     let block_bytes = KvPool::block_bytes(config, kv) as u64;
     let longest = options.max_model_len.unwrap_or(limit);
+    let most_bytes = options.kv_cache_memory.unwrap_or(DEFAULT_KV_BYTES);
+    let most_tokens = (most_bytes / block_bytes) as usize * BLOCK_SIZE;
     let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
     let mut ops = Cpu::new(
         config,
@@ -119,7 +121,8 @@ pub fn load(
             kv,
             max_tokens: options.max_num_batched_tokens.max(options.max_num_seqs),
             max_outputs: options.max_num_seqs.max(SCORED_ROWS),
-            max_positions: longest,
+            // No sequence is longer than the cache.
+            max_positions: longest.min(most_tokens.max(BLOCK_SIZE)),
         },
     );
     let model = Llama::load(&mut ops, checkpoint, config, progress)?;

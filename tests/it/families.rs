@@ -119,7 +119,8 @@ fn padding_rows_are_never_sampled() {
     let row = model.rows(&prompt, &[3]).remove(0);
     assert!(argmax(&row) as usize >= TOKENS, "without the limit, the most likely token is padding");
     let logprobs = log_softmax(&row[..TOKENS]);
-    let mut executor = CpuExecutor::new(model.ops, model.model, Checkpoint::open(goldens::path("gqa")).unwrap().config());
+    let mut executor =
+        CpuExecutor::new(model.ops, model.model, Checkpoint::open(goldens::path("gqa")).unwrap().config());
     executor.sample_below(TOKENS);
     let step = StepInput {
         tokens: prompt.to_vec(),
