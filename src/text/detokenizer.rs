@@ -36,8 +36,8 @@ impl Detokenizer {
             _ => tokenizer.token_bytes(id),
         };
         if self.at_start && !bytes.is_empty() {
-            self.at_start = false;
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
+            self.at_start = bytes.is_empty() && tokenizer.strips_leading_spaces();
         }
         self.tail.extend_from_slice(bytes);
         let (text, done) = decode(&self.tail);

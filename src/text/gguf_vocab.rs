@@ -72,6 +72,20 @@ pub(super) fn build(vocab: &GgufVocab) -> Result<Parts, String> {
 }
 
 fn kinds(vocab: &GgufVocab) -> Result<Vec<PieceKind>, String> {
+    let mut kinds = stated_kinds(vocab)?;
+    // What ends an answer is no text, even where the file forgets to say so.
+    for id in [vocab.eos, vocab.eot].into_iter().flatten() {
+        if let (Some(kind), Some(token)) = (kinds.get_mut(id as usize), vocab.tokens.get(id as usize))
+            && !kind.is_special()
+            && token.chars().count() > 1
+        {
+            *kind = PieceKind::Control;
+        }
+    }
+    Ok(kinds)
+}
+
+fn stated_kinds(vocab: &GgufVocab) -> Result<Vec<PieceKind>, String> {
     if vocab.token_types.is_empty() {
         return Ok(vec![PieceKind::Normal; vocab.tokens.len()]);
     }

@@ -63,7 +63,7 @@ pub(super) fn build(
         decoders.push(ByteFallback::new().into());
     }
     decoders.push(Fuse::new().into());
-    if rules.prefix != SpacePrefix::Never {
+    if rules.prefix != SpacePrefix::Never || rules.remove_extra_whitespaces {
         decoders.push(Strip::new(' ', 1, 0).into());
     }
     tokenizer.with_decoder(Some(DecoderSequence::new(decoders)));

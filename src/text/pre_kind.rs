@@ -19,7 +19,6 @@ pub(super) enum PreKind {
     SmolLm,
     DeepSeekLlm,
     DeepSeekCoder,
-    Falcon,
     /// llama.cpp's fallback: punctuation, then GPT-2's expression, then digits in threes.
     Default,
 }
@@ -44,7 +43,6 @@ const DEEPSEEK_LLM: [&str; 6] = [
     r"\p{N}+",
 ];
 const DEEPSEEK_CODER: [&str; 5] = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_LLM[4], r"\p{N}"];
-const FALCON: [&str; 3] = [r"[\p{P}\$\+<=>\^~\|`]+", "", r"[0-9][0-9][0-9]"];
 const DEFAULT: [&str; 4] = [r"[\p{P}\$\+<=>\^~\|]+", "", r"\p{N}+", r"[0-9][0-9][0-9]"];
 
 impl PreKind {
@@ -71,7 +69,6 @@ impl PreKind {
             Some("gpt-4o" | "llama4" | "kanana2") => Self::Whole(Gpt4o, Plain),
             Some("deepseek-llm") => Self::DeepSeekLlm,
             Some("deepseek-coder") => Self::DeepSeekCoder,
-            Some("falcon") => Self::Falcon,
             Some(other) => return Err(format!("pre-tokenizer {other:?} of the GGUF file is not supported")),
         })
     }
@@ -97,7 +94,6 @@ impl PreKind {
             }
             Self::DeepSeekLlm => &DEEPSEEK_LLM,
             Self::DeepSeekCoder => &DEEPSEEK_CODER,
-            Self::Falcon => &FALCON,
             Self::Default => &DEFAULT,
         };
         for expression in expressions {

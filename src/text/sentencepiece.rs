@@ -154,6 +154,10 @@ impl SentencePiece {
         Ok(model)
     }
 
+    pub(super) fn removes_extra_whitespaces(&self) -> bool {
+        self.rules.remove_extra_whitespaces
+    }
+
     /// Adds the ids of `text`, which has no special token in it. `first`: nothing came before.
     pub(super) fn encode(&self, text: &str, first: bool, ids: &mut Vec<TokenId>) {
         let prefix = match self.rules.prefix {

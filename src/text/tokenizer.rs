@@ -323,6 +323,12 @@ impl Tokenizer {
         self.table.strips_leading_space()
     }
 
+    /// Whether tokens that are nothing but a space are left out until there is text (SentencePiece, where it
+    /// removes extra white space).
+    pub(super) fn strips_leading_spaces(&self) -> bool {
+        self.parts.sentencepiece.as_ref().is_some_and(SentencePiece::removes_extra_whitespaces)
+    }
+
     /// The text of `ids`; special tokens left out if `skip_special`. Invalid UTF-8 becomes U+FFFD.
     pub fn decode(self: &Arc<Self>, ids: &[TokenId], skip_special: bool) -> String {
         let mut detokenizer = super::Detokenizer::new(Arc::clone(self), skip_special);

@@ -21,7 +21,7 @@ struct Corpus {
     sentencepiece: Vec<Trained>,
 }
 
-/// What a reference made of all lines; a digest for each block of lines.
+/// What a reference made of all lines, or of the first fifth; a digest for each block of lines.
 #[derive(Deserialize)]
 struct Vocabulary {
     /// `default` is the default model.
@@ -33,6 +33,9 @@ struct Vocabulary {
     decoded: Option<Vec<String>>,
     /// Of the bytes of every token.
     bytes: Option<String>,
+    /// Tokens that llama.cpp takes for control tokens whatever the file says.
+    #[serde(default)]
+    control_by_name: Vec<u32>,
 }
 
 /// A SentencePiece model trained for the purpose.
@@ -125,9 +128,9 @@ fn vocab(file: &str) -> Option<GgufVocab> {
 
 /// Compares ids, and text where there is a golden of it, block by block.
 fn compare(what: &str, tokenizer: &Arc<Tokenizer>, ids: &[String], decoded: Option<&[String]>) {
-    assert_eq!(ids.len() * CORPUS.block, CORPUS.lines);
+    assert!(ids.len() * CORPUS.block >= CORPUS.lines / 5 && decoded.is_none_or(|d| d.len() == ids.len()));
     let mut wrong = Vec::new();
-    for (block, lines) in LINES.chunks(CORPUS.block).enumerate() {
+    for (block, lines) in LINES.chunks(CORPUS.block).take(ids.len()).enumerate() {
         let encoded: Vec<Vec<u32>> = lines.iter().map(|l| tokenizer.encode_plain(l, false).unwrap()).collect();
         if digest(encoded.iter().map(|ids| packed(ids))) != ids[block] {
             wrong.push(format!("ids of block {block}"));
@@ -152,9 +155,9 @@ fn compare(what: &str, tokenizer: &Arc<Tokenizer>, ids: &[String], decoded: Opti
 }
 
 /// What each token adds to the text, as llama.cpp has it.
-fn bytes_digest(tokenizer: &Tokenizer) -> String {
+fn bytes_digest(tokenizer: &Tokenizer, control: &[u32]) -> String {
     digest((0..tokenizer.vocab_size() as u32).map(|id| {
-        let bytes = tokenizer.token_bytes(id);
+        let bytes = if control.contains(&id) { &[] } else { tokenizer.token_bytes(id) };
         [&(bytes.len() as u32).to_le_bytes(), bytes].concat()
     }))
 }
@@ -172,7 +175,7 @@ fn gguf_equals(file: &str) {
         };
         compare(&what, &tokenizer, &golden.ids, golden.decoded.as_deref());
         if let Some(bytes) = &golden.bytes {
-            assert_eq!(bytes_digest(&tokenizer), *bytes, "{what}: bytes of tokens");
+            assert_eq!(bytes_digest(&tokenizer, &golden.control_by_name), *bytes, "{what}: bytes of tokens");
         }
         compared += 1;
     }
@@ -227,13 +230,11 @@ equal! {
     default_model "default"
     llama_spm "ggml-vocab-llama-spm.gguf"
     llama_bpe "ggml-vocab-llama-bpe.gguf"
-    phi_3 "ggml-vocab-phi-3.gguf"
     baichuan "ggml-vocab-baichuan.gguf"
     aquila "ggml-vocab-aquila.gguf"
     command_r "ggml-vocab-command-r.gguf"
     deepseek_coder "ggml-vocab-deepseek-coder.gguf"
     deepseek_llm "ggml-vocab-deepseek-llm.gguf"
-    falcon "ggml-vocab-falcon.gguf"
     gpt_2 "ggml-vocab-gpt-2.gguf"
     gpt_neox "ggml-vocab-gpt-neox.gguf"
     mpt "ggml-vocab-mpt.gguf"
@@ -271,9 +272,13 @@ fn other_kinds_are_refused_by_name() {
     if vocabs().is_none() {
         return;
     }
-    for (file, name) in
-        [("bert-bge", "\"bert\""), ("gemma-4", "\"gemma4\""), ("nomic-bert-moe", "\"t5\""), ("qwen35", "\"qwen35\"")]
-    {
+    for (file, name) in [
+        ("bert-bge", "\"bert\""),
+        ("falcon", "\"falcon\""),
+        ("gemma-4", "\"gemma4\""),
+        ("nomic-bert-moe", "\"t5\""),
+        ("qwen35", "\"qwen35\""),
+    ] {
         let vocab = vocab(&format!("ggml-vocab-{file}.gguf")).unwrap();
         let error = Tokenizer::from_gguf(&vocab).unwrap_err().to_string();
         assert!(error.contains(name), "{file}: {error}");
