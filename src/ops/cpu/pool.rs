@@ -200,8 +200,13 @@ fn work(shared: &Shared, id: usize) {
             spins += 1;
             std::hint::spin_loop();
             if spins.is_multiple_of(64) && started.elapsed() > SPIN {
-                shared.asleep[id].0.store(true, Ordering::SeqCst);
-                while shared.epoch.0.load(Ordering::SeqCst) == seen {
+                loop {
+                    // Said again before each park: a `run` that was held up before its wake-ups may clear the flag
+                    // and wake this worker after the job is long done.
+                    shared.asleep[id].0.store(true, Ordering::SeqCst);
+                    if shared.epoch.0.load(Ordering::SeqCst) != seen {
+                        break;
+                    }
                     std::thread::park();
                 }
                 shared.asleep[id].0.store(false, Ordering::SeqCst);
@@ -276,6 +281,24 @@ mod tests {
                 count.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(count.load(Ordering::Relaxed), 3);
+        }
+    }
+
+    #[test]
+    fn a_late_wake_up_is_not_taken_for_the_next_one() {
+        let mut pool = Pool::new(2);
+        for _ in 0..20 {
+            let asleep = |pool: &Pool| pool.shared.asleep[1].0.load(Ordering::SeqCst);
+            while !asleep(&pool) {
+                std::thread::yield_now();
+            }
+            // What a `run` does that is held up until its job is done and the worker asleep again.
+            pool.shared.asleep[1].0.store(false, Ordering::SeqCst);
+            pool.threads[0].0.unpark();
+            std::thread::sleep(SPIN);
+            let count = AtomicUsize::new(0);
+            pool.run(|_| _ = count.fetch_add(1, Ordering::Relaxed));
+            assert_eq!(count.load(Ordering::Relaxed), 2);
         }
     }
 
