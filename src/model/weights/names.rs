@@ -72,7 +72,7 @@ pub(super) fn from_gguf(name: &str) -> Option<String> {
     Some(format!("model.layers.{layer}.{hf}.weight"))
 }
 
-/// The inverse of [`from_gguf`].
+/// The inverse of `from_gguf`.
 pub fn to_gguf(name: &str) -> Option<String> {
     if let Some((_, gguf)) = WHOLE.iter().find(|(hf, _)| *hf == name) {
         return Some((*gguf).to_owned());

@@ -121,7 +121,7 @@ impl Shared {
     }
 }
 
-/// [`Ops`] on the CPU.
+/// [`Ops`](crate::ops::Ops) on the CPU.
 pub struct Cpu {
     options: CpuOptions,
     config: LlamaConfig,
@@ -227,7 +227,7 @@ impl Cpu {
         (&mut self.pool, &mut self.logits.data, self.logits.stride)
     }
 
-    /// Rows that [`Ops::hidden`] left, the given distance apart; `hidden_size` numbers of each count.
+    /// Rows that [`hidden`](crate::ops::Ops::hidden) left, the given distance apart; `hidden_size` numbers of each count.
     pub fn hidden_states(&self) -> (&[f32], usize) {
         (&self.hidden.data, self.hidden.stride)
     }
