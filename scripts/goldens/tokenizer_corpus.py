@@ -239,7 +239,7 @@ def main():
         print("sentencepiece", name, flush=True)
         write()
 
-    names = ["llama-spm", "llama-bpe", "baichuan", "gpt-2", "aquila", "starcoder", "refact", "deepseek-coder", "mpt", "gpt-neox", "deepseek-llm", "qwen2", "command-r"]
+    names = ["llama-spm", "llama-bpe", "baichuan", "gpt-2", "aquila", "starcoder", "refact", "deepseek-coder", "mpt", "gpt-neox", "qwen2", "command-r"]
     files = {f"ggml-vocab-{n}.gguf": args.vocabs / f"ggml-vocab-{n}.gguf" for n in names}
     if args.model:
         files = {"default": args.model, **files}

@@ -190,8 +190,11 @@ fn json(path: &Path) -> Result<Option<Value>, TokenizerError> {
 }
 
 fn file_error(path: &Path, reason: String) -> TokenizerError {
-    // One line, whatever the file says.
+    TokenizerError::File { path: path.display().to_string(), reason: one_line(&reason) }
+}
+
+/// A reason to show, whatever the file says.
+pub(super) fn one_line(reason: &str) -> String {
     let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    let reason = reason.chars().take(300).map(plain).collect();
-    TokenizerError::File { path: path.display().to_string(), reason }
+    reason.chars().take(300).map(plain).collect()
 }

@@ -106,7 +106,10 @@ impl Tokenizer {
         let (path, bytes, is_json) = hf_files::tokenizer_file(dir)?;
         let parts = if is_json { json_parts(&bytes, &config) } else { sentencepiece_dir::build(&bytes, &config) };
         let tokenizer = parts.and_then(Self::new);
-        tokenizer.map_err(|reason| TokenizerError::File { path: path.display().to_string(), reason })
+        tokenizer.map_err(|reason| TokenizerError::File {
+            path: path.display().to_string(),
+            reason: hf_files::one_line(&reason),
+        })
     }
 
     /// Reads the bytes of a `tokenizer.json`, which alone does not name its special tokens.

@@ -241,9 +241,7 @@ equal! {
     llama_bpe "ggml-vocab-llama-bpe.gguf"
     baichuan "ggml-vocab-baichuan.gguf"
     aquila "ggml-vocab-aquila.gguf"
-    command_r "ggml-vocab-command-r.gguf"
     deepseek_coder "ggml-vocab-deepseek-coder.gguf"
-    deepseek_llm "ggml-vocab-deepseek-llm.gguf"
     gpt_2 "ggml-vocab-gpt-2.gguf"
     gpt_neox "ggml-vocab-gpt-neox.gguf"
     mpt "ggml-vocab-mpt.gguf"
@@ -277,6 +275,8 @@ fn other_kinds_are_refused_by_name() {
     }
     for (file, name) in [
         ("bert-bge", "\"bert\""),
+        ("command-r", "\"command-r\""),
+        ("deepseek-llm", "\"deepseek-llm\""),
         ("falcon", "\"falcon\""),
         ("gemma-4", "\"gemma4\""),
         ("nomic-bert-moe", "\"t5\""),
