@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use lima::config::Options;
-use lima::engine::{self, EngineHandle, Event, Request, SamplingParams, Task, TokenId};
+use lima::engine::{self, EngineHandle, Event, Request, SamplingParams, TokenId};
 use lima::http::{self, App, Limits, ModelParts, ServedModel};
 use lima::serve::load_model;
 use lima::text::ChatMessage;
@@ -133,14 +133,7 @@ fn main() {
         let messages = [ChatMessage::text("user", text.clone())];
         let prompt: Arc<[TokenId]> = renderer.chat(&messages, true, &Map::new()).expect("the template renders").into();
         let params = SamplingParams { max_tokens: 1, stop_token_ids: loaded.eos.clone(), ..SamplingParams::default() };
-        let request = Request {
-            prompt: Arc::clone(&prompt),
-            task: Task::default(),
-            params: Arc::new(params),
-            priority: 0,
-            cache_salt: None,
-            adapter: None,
-        };
+        let request = Request::generate(Arc::clone(&prompt), params);
         let body = json!({
             "model": name,
             "messages": [{ "role": "user", "content": text }],

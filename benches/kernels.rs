@@ -19,7 +19,6 @@ use lima::model::lora::{Part, Site};
 use lima::model::weights::TensorView;
 use lima::ops::cpu::kv::{KvPool, KvType};
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
 use lima::ops::cpu::{Cpu, CpuOptions, Linear, X};
 use lima::ops::quant::{DType, quantize_row};
 use lima::ops::{Batch, Ops, Span};
@@ -59,7 +58,7 @@ fn cpu(config: &LlamaConfig, kv: KvType, positions: usize) -> Cpu {
         CpuOptions {
             threads: threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())),
             level: Level::from_env().expect("LIMA_CPU_LEVEL names a level of this machine"),
-            format: None,
+            dtype: None,
             kv,
             max_tokens: CHUNK,
             max_outputs: 1,
@@ -88,7 +87,7 @@ fn stored(dtype: DType, rows: usize, cols: usize) -> Vec<u8> {
 
 fn linear(ops: &mut Cpu, dtype: DType, rows: usize, cols: usize, bytes: &[u8]) -> Linear {
     let view = TensorView::new(dtype, rows, cols, bytes, None).expect("the bytes are the matrix");
-    ops.load_linear(&[view]).expect("the format has kernels")
+    ops.load_linear(&[view]).expect("the dtype has kernels")
 }
 
 /// Tokens and positions of a batch whose spans are (start, length, first block).
@@ -129,13 +128,13 @@ fn matmul(c: &mut Criterion) {
         let config = config(cols, rows / HEAD_DIM - 2, 1, 1);
         let mut group = c.benchmark_group(format!("matmul/{cols}x{rows}"));
         settings(&mut group);
-        for format in Format::ALL.into_iter().filter(|f| cols.is_multiple_of(f.dtype().block_len())) {
+        for dtype in DType::ALL.into_iter().filter(|f| cols.is_multiple_of(f.block_len())) {
             let mut ops = cpu(&config, KvType::BF16, CHUNK);
             let table = stored(DType::F32, VOCAB, cols);
             let table = linear(&mut ops, DType::F32, VOCAB, cols, &table);
-            let bytes = stored(format.dtype(), rows, cols);
+            let bytes = stored(dtype, rows, cols);
             let copies = WORKING_SET.div_ceil(bytes.len());
-            let weights: Vec<_> = (0..copies).map(|_| linear(&mut ops, format.dtype(), rows, cols, &bytes)).collect();
+            let weights: Vec<_> = (0..copies).map(|_| linear(&mut ops, dtype, rows, cols, &bytes)).collect();
             let mut weights = weights.iter().cycle();
             for m in [1, 16, 512] {
                 let tokens = Tokens::new([(0, m, 0)]);
@@ -144,7 +143,7 @@ fn matmul(c: &mut Criterion) {
                     1 => Throughput::BytesDecimal(bytes.len() as u64),
                     _ => Throughput::Elements((m * rows * cols) as u64),
                 });
-                group.bench_function(format!("{}/m{m}", format.dtype()), |b| {
+                group.bench_function(format!("{}/m{m}", dtype), |b| {
                     let batch = tokens.batch();
                     b.iter(|| {
                         ops.linear(SITE, &x, weights.next().expect("it cycles"), &batch).expect("the shapes agree")

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
+use lima::ops::quant::DType;
 use lima::runner::{RunnerOptions, load};
 use serde_json::{Value, json};
 
@@ -26,14 +26,14 @@ fn status(name: &str) -> u64 {
 
 /// Loads one model and prints what that took.
 fn one(path: &str, dtype: &str, threads: Option<usize>) {
-    let format = match dtype {
+    let converted = match dtype {
         "auto" => None,
-        name => Some(Format::ALL.into_iter().find(|f| f.dtype().name().eq_ignore_ascii_case(name)).expect("a dtype")),
+        name => Some(DType::ALL.into_iter().find(|f| f.name().eq_ignore_ascii_case(name)).expect("a dtype")),
     };
     let checkpoint = Checkpoint::open(path).expect("the model opens");
     let options = RunnerOptions {
         threads,
-        format,
+        dtype: converted,
         max_model_len: Some(32),
         max_num_batched_tokens: 512,
         max_num_seqs: 1,

@@ -9,15 +9,11 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group};
 use lima::engine::{BLOCK_SIZE, SampleInput, SampleRow, SamplingParams, SeqId, TokenId};
-use lima::hub::{self, DEFAULT_MODEL};
-use lima::model::weights::Checkpoint;
-use lima::ops::cpu::level::Level;
 use lima::runner::sampler::{Sampler, Scratch, philox};
-use lima::runner::{RunnerOptions, load};
 
 mod support;
 
-use support::{fill, sampled_step, step};
+use support::{default_model, fill, sampled_step, step};
 
 /// Roughly normal logits with a few likely tokens, as a language model gives.
 fn logits(vocab: usize) -> Vec<f32> {
@@ -85,21 +81,7 @@ const STEPS: usize = 20;
 
 /// Steps of [`ROWS`] sequences that hold [`DEPTH`] tokens of a book each.
 fn share() {
-    let source = std::env::var("LIMA_TEST_MODEL").unwrap_or_else(|_| DEFAULT_MODEL.into());
-    let source = source.parse().expect("LIMA_TEST_MODEL names a model");
-    let path = hub::resolve(&source, &|_| ()).expect("the model can be had");
-    let checkpoint = Checkpoint::open(&path).expect("the model loads");
-    let options = RunnerOptions {
-        threads: std::env::var("LIMA_THREADS").ok().map(|n| n.parse().expect("LIMA_THREADS is a number")),
-        format: None,
-        kv_cache: None,
-        max_model_len: Some(2 * DEPTH),
-        max_num_batched_tokens: 512,
-        max_num_seqs: ROWS,
-        kv_cache_memory: None,
-        level: Level::from_env().expect("LIMA_CPU_LEVEL names a level of this machine"),
-    };
-    let loaded = load(&checkpoint, &options, |_| ()).expect("the model fits");
+    let (_, loaded) = default_model(2 * DEPTH, ROWS);
     let (mut executor, threads) = (loaded.executor, loaded.threads);
     let text = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/perplexity.json");
     let text = std::fs::read_to_string(text).expect("the text is in the repository");

@@ -5,13 +5,12 @@
 //!   whole blocks of its prompt but the last in the prefix cache, `miss` finds none and evicts others, `off` has
 //!   no prefix cache.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lima::engine::{
     BLOCK_SIZE, Core, Executor, ExecutorError, Request, RowOut, SampleInput, Sampled, SamplingParams, SchedulerConfig,
-    SeqId, StepInput, StepOutput, Task, Ticket, TokenId,
+    SeqId, StepInput, StepOutput, Ticket, TokenId,
 };
 use smallvec::smallvec;
 
@@ -51,14 +50,8 @@ fn core(max_num_seqs: usize, max_model_len: usize, num_blocks: usize, prefix_cac
 }
 
 fn request(prompt: impl Iterator<Item = TokenId>, max_tokens: usize) -> Request {
-    Request {
-        prompt: prompt.collect(),
-        task: Task::default(),
-        params: Arc::new(SamplingParams { max_tokens: max_tokens as u32, ..SamplingParams::default() }),
-        priority: 0,
-        cache_salt: None,
-        adapter: None,
-    }
+    let params = SamplingParams { max_tokens: max_tokens as u32, ..SamplingParams::default() };
+    Request::generate(prompt.collect::<Vec<_>>(), params)
 }
 
 /// Sequences in the middle of decoding, started afresh when they have run for long.

@@ -8,36 +8,18 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use lima::engine::BLOCK_SIZE;
-use lima::hub::{self, DEFAULT_MODEL};
-use lima::model::weights::Checkpoint;
-use lima::ops::cpu::level::Level;
-use lima::runner::{RunnerOptions, load};
 
 mod support;
 
-use support::{fill, step};
+use support::{default_model, fill, step};
 
 const DEPTH: usize = 128;
 const SEQS: usize = 64;
 
 fn steps(c: &mut Criterion) {
-    let source = std::env::var("LIMA_TEST_MODEL").unwrap_or_else(|_| DEFAULT_MODEL.into());
-    let source = source.parse().expect("LIMA_TEST_MODEL names a model");
-    let path = hub::resolve(&source, &|_| ()).expect("the model can be had");
-    let checkpoint = Checkpoint::open(&path).expect("the model loads");
-    let options = RunnerOptions {
-        threads: std::env::var("LIMA_THREADS").ok().map(|n| n.parse().expect("LIMA_THREADS is a number")),
-        format: None,
-        kv_cache: None,
-        max_model_len: Some(2 * DEPTH),
-        max_num_batched_tokens: 512,
-        max_num_seqs: SEQS,
-        kv_cache_memory: None,
-        level: Level::from_env().expect("LIMA_CPU_LEVEL names a level of this machine"),
-    };
-    let mut executor = load(&checkpoint, &options, |_| ()).expect("the model fits").executor;
+    let (config, loaded) = default_model(2 * DEPTH, SEQS);
+    let (mut executor, vocab) = (loaded.executor, config.vocab_size);
     let each = 2 * DEPTH / BLOCK_SIZE;
-    let vocab = checkpoint.config().vocab_size;
     let token = |i: usize| ((i * 7919 + 13) % vocab) as u32;
 
     let mut group = c.benchmark_group("step");

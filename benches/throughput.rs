@@ -57,7 +57,7 @@ fn main() {
         let len = (p.max(d + n)).next_multiple_of(BLOCK_SIZE).min(config.max_position_embeddings);
         let options = RunnerOptions {
             threads,
-            format: None,
+            dtype: None,
             kv_cache,
             max_model_len: Some(len),
             max_num_batched_tokens: p.max(512),

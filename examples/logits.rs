@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use lima::engine::{BlockId, Executor, Row, SampleInput, SeqId, StepInput, TokenSource, Want};
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
+use lima::ops::quant::DType;
 use lima::runner::{RunnerOptions, load};
 use serde_json::json;
 
@@ -28,13 +28,13 @@ fn rss_anon() -> u64 {
     line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
 }
 
-fn format(name: &str) -> anyhow::Result<Option<Format>> {
+fn parse_dtype(name: &str) -> anyhow::Result<Option<DType>> {
     Ok(match name {
         "auto" => None,
-        "f32" => Some(Format::F32),
-        "bf16" => Some(Format::BF16),
-        "q8_0" => Some(Format::Q8_0),
-        "q4_0" => Some(Format::Q4_0),
+        "f32" => Some(DType::F32),
+        "bf16" => Some(DType::BF16),
+        "q8_0" => Some(DType::Q8_0),
+        "q4_0" => Some(DType::Q4_0),
         other => bail!("--dtype {other} is none of auto, f32, bf16, q8_0, q4_0"),
     })
 }
@@ -62,7 +62,7 @@ fn main() -> anyhow::Result<()> {
     let longest = prompts.iter().map(Vec::len).max().context("there are no prompts")?;
     let options = RunnerOptions {
         threads,
-        format: format(&dtype)?,
+        dtype: parse_dtype(&dtype)?,
         kv_cache: None,
         max_model_len: Some(longest),
         max_num_batched_tokens: CHUNK,

@@ -30,7 +30,7 @@ pub struct LoadedModel {
     pub name: String,
     /// Where it came from, as the API shows it.
     pub root: String,
-    /// Number of logits.
+    /// Tokens that may be named or sampled.
     pub vocab_size: usize,
     /// End-of-sequence tokens.
     pub eos: Vec<TokenId>,
@@ -117,14 +117,6 @@ fn start_model(config: &Config, app: &App) -> anyhow::Result<EngineThread> {
     let limits = loaded.engine.clone();
     let (handle, thread) = engine::spawn(loaded.engine, loaded.executor);
     let names = if config.served_model_name.is_empty() { vec![loaded.name] } else { config.served_model_name.clone() };
-    tracing::info!(
-        "ready after {:.1} s: model '{}', context {} tokens, KV cache {} tokens ({:.1} sequences of full length)",
-        started.elapsed().as_secs_f64(),
-        names[0],
-        limits.max_len(),
-        limits.num_blocks * engine::BLOCK_SIZE,
-        (limits.num_blocks * engine::BLOCK_SIZE) as f64 / limits.max_len().max(1) as f64,
-    );
     let mut model = ServedModel::new(ModelParts {
         names,
         root: loaded.root,
@@ -143,6 +135,14 @@ fn start_model(config: &Config, app: &App) -> anyhow::Result<EngineThread> {
         let added = model.load_adapter(&module.name, &module.path, module.base_model_name.as_deref());
         added.map_err(anyhow::Error::msg)?;
     }
+    tracing::info!(
+        "ready after {:.1} s: model '{}', context {} tokens, KV cache {} tokens ({:.1} sequences of full length)",
+        started.elapsed().as_secs_f64(),
+        model.names[0],
+        limits.max_len(),
+        limits.num_blocks * engine::BLOCK_SIZE,
+        (limits.num_blocks * engine::BLOCK_SIZE) as f64 / limits.max_len().max(1) as f64,
+    );
     app.set_model(model);
     Ok(thread)
 }

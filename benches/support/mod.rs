@@ -7,7 +7,32 @@ use lima::engine::{
     BLOCK_SIZE, BlockId, Executor, Row, RowOut, SampleInput, SampleRow, SamplingParams, SeqId, StepInput, TokenSource,
     Want,
 };
-use lima::runner::CpuExecutor;
+use lima::hub::{self, DEFAULT_MODEL};
+use lima::model::config::LlamaConfig;
+use lima::model::weights::Checkpoint;
+use lima::ops::cpu::level::Level;
+use lima::runner::{CpuExecutor, Loaded, RunnerOptions, load};
+
+/// `LIMA_TEST_MODEL`'s model, else the default one, fetched if need be, with room for `seqs` sequences of `len` tokens.
+/// `LIMA_THREADS` and `LIMA_CPU_LEVEL` as for `lima`.
+#[allow(dead_code)] // Some benches name their models.
+pub fn default_model(len: usize, seqs: usize) -> (LlamaConfig, Loaded) {
+    let source = std::env::var("LIMA_TEST_MODEL").unwrap_or_else(|_| DEFAULT_MODEL.into());
+    let source = source.parse().expect("LIMA_TEST_MODEL names a model");
+    let path = hub::resolve(&source, &|_| ()).expect("the model can be had");
+    let checkpoint = Checkpoint::open(&path).expect("the model loads");
+    let options = RunnerOptions {
+        threads: std::env::var("LIMA_THREADS").ok().map(|n| n.parse().expect("LIMA_THREADS is a number")),
+        dtype: None,
+        kv_cache: None,
+        max_model_len: Some(len),
+        max_num_batched_tokens: 512,
+        max_num_seqs: seqs,
+        kv_cache_memory: None,
+        level: Level::from_env().expect("LIMA_CPU_LEVEL names a level of this machine"),
+    };
+    (checkpoint.config().clone(), load(&checkpoint, &options, |_| ()).expect("the model fits"))
+}
 
 /// Adds sequence `i`'s tokens from position `start` on to a step.
 fn push(input: &mut StepInput, i: usize, tokens: &[u32], start: usize, blocks_each: usize, want: Want) {

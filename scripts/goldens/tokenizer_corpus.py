@@ -133,7 +133,9 @@ def token_bytes(llama, gguf):
         out.append(struct.pack("<I", length) + buffer.raw[:length])
         if length == 0 and kind not in (2, 3) and token:
             by_name.append(i)
-    return {"bytes": digest(out), "control_by_name": by_name}
+    # Where a token is not written in the byte-level alphabet, llama.cpp prints what it cannot read.
+    readable = not any(b"[UNK_BYTE_" in piece for piece in out)
+    return {"bytes": digest(out) if readable else None, "control_by_name": by_name}
 
 
 def sentencepiece_of(gguf):
@@ -239,7 +241,7 @@ def main():
         print("sentencepiece", name, flush=True)
         write()
 
-    names = ["llama-spm", "llama-bpe", "baichuan", "gpt-2", "aquila", "starcoder", "refact", "deepseek-coder", "mpt", "gpt-neox", "qwen2", "command-r"]
+    names = ["llama-spm", "llama-bpe", "baichuan", "gpt-2", "aquila", "starcoder", "refact", "deepseek-coder", "mpt", "gpt-neox", "deepseek-llm", "qwen2", "command-r"]
     files = {f"ggml-vocab-{n}.gguf": args.vocabs / f"ggml-vocab-{n}.gguf" for n in names}
     if args.model:
         files = {"default": args.model, **files}
@@ -255,7 +257,11 @@ def main():
         for pre in pres.get(file, []):
             tok = tokenizers_of(gguf, pre)
             same = len(pres[file]) == 1 or pre == "gpt-2"
-            add(file, "tokenizers", lambda t: tok.encode(t, add_special_tokens=False).ids, tok.decode, llamas if same else None, pre)
+            encode = lambda t: tok.encode(t, add_special_tokens=False).ids
+            if pre == "deepseek-llm":  # the library reads added tokens such as "ö" as bytes when it decodes
+                add(file, "tokenizers", encode, None, llamas, pre, **token_bytes(llama, gguf))
+            else:
+                add(file, "tokenizers", encode, tok.decode, llamas if same else None, pre)
         if file == "ggml-vocab-llama-spm.gguf":
             sp = sentencepiece_of(gguf)
             add(file, "sentencepiece", sp.encode, sp.decode, llamas)

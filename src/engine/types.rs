@@ -153,6 +153,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// Ordinary generation by the base model.
+    pub fn generate(prompt: impl Into<Arc<[TokenId]>>, params: SamplingParams) -> Self {
+        let (prompt, params) = (prompt.into(), Arc::new(params));
+        Self { prompt, task: Task::default(), params, priority: 0, cache_salt: None, adapter: None }
+    }
+
     /// Tokens to generate at most.
     pub fn max_new_tokens(&self) -> usize {
         match self.task {

@@ -10,10 +10,10 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use super::body;
 use super::error::{ApiError, quote};
 use super::fields::{self, Fields, wrong_type};
-use super::state::{App, ServedModel, Stage, unix_seconds};
+use super::intake;
+use super::state::{App, ServedModel, unix_seconds};
 use crate::engine::{AdapterError, AdapterLease, AdapterWeights};
 
 /// Reads an adapter's folder; the error is a sentence without its period.
@@ -111,7 +111,13 @@ impl Refusal {
             Self::Name(message) => ApiError::value("lora_name", "invalid_value", message),
             Self::Path(message) => ApiError::value("lora_path", "invalid_value", message),
             Self::Engine(AdapterError::Stopped) => ApiError::EngineStopped,
-            Self::Engine(error) => ApiError::value("lora_name", "adapter_limit_reached", error.to_string()),
+            Self::Engine(error @ AdapterError::Full(_)) => {
+                ApiError::value("lora_name", "adapter_limit_reached", error.to_string())
+            }
+            Self::Engine(AdapterError::Executor(error)) => {
+                tracing::error!("loading an adapter failed: {error}");
+                ApiError::Engine
+            }
         }
     }
 }
@@ -199,17 +205,11 @@ pub async fn unload(State(app): State<Arc<App>>, request: Request) -> Result<Res
 
 /// Refuses a server that takes no updates, and reads the body.
 async fn begin(app: &App, request: Request) -> Result<(Arc<ServedModel>, Fields), ApiError> {
-    if app.stage() > Stage::Serving {
-        return Err(ApiError::Draining);
-    }
-    let model = Arc::clone(app.loaded()?);
+    let (model, bytes) = intake::receive(app, request).await?;
     if model.adapters.as_ref().is_none_or(|a| a.root.is_none()) {
         return Err(ApiError::AdapterUpdates);
     }
-    body::require_json(request.headers())?;
-    let bytes = body::read(request, &app.limits).await?;
-    let fields = Fields::new("", fields::parse(&bytes)?)?;
-    Ok((model, fields))
+    Ok((model, Fields::new("", fields::parse(&bytes)?)?))
 }
 
 async fn lock(model: &ServedModel) -> Result<tokio::sync::OwnedMutexGuard<()>, ApiError> {

@@ -39,11 +39,7 @@ impl Identity {
 /// Answers a chat request, streaming or not.
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let (model, bytes) = intake::receive(&app, request).await?;
-    let prepared = {
-        let model = Arc::clone(&model);
-        intake::off_thread(&app, move || prepare(&model, &bytes)).await?
-    };
+    let (model, prepared) = intake::prepared(&app, request, prepare).await?;
     let Prepared { chat, submission } = prepared;
     let active = app.enter()?;
     let generation = Generation::start(&model, &submission, "messages", arrived, active)?;

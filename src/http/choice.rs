@@ -33,8 +33,6 @@ pub struct Choice {
     text: TextStream,
     vocabulary: Vocabulary,
     stop_token_ids: Vec<TokenId>,
-    /// A stop token, until it is known whether it ended the sequence.
-    held: Option<Sampled>,
     wants_logprobs: bool,
     /// Tokens whose text is withheld.
     pending: VecDeque<Shown>,
@@ -64,7 +62,6 @@ impl Choice {
             text,
             vocabulary,
             stop_token_ids,
-            held: None,
             wants_logprobs,
             pending: VecDeque::new(),
             released: 0,
@@ -114,25 +111,12 @@ impl Choice {
             Event::Token(sampled) => {
                 self.timing.token(self.model.metrics());
                 self.sum_logprob += f64::from(clamp(sampled.logprob));
-                let held = self.held.take();
-                let newest = if self.stop_token_ids.contains(&sampled.token) {
-                    self.held = Some(sampled);
-                    None
-                } else {
-                    Some(sampled)
-                };
-                for token in held.into_iter().chain(newest) {
-                    if self.push(token, &mut added) {
-                        break;
-                    }
+                // A stop token ends the sequence and is not shown.
+                if !self.stop_token_ids.contains(&sampled.token) {
+                    self.push(sampled, &mut added);
                 }
             }
             Event::Finished(reason) => {
-                if let (FinishReason::Length, Some(held)) = (reason, self.held.take())
-                    && self.push(held, &mut added)
-                {
-                    return Ok(added);
-                }
                 let rest = self.text.finish();
                 if self.shown(rest, &mut added) {
                     return Ok(added);
@@ -150,8 +134,8 @@ impl Choice {
         Ok(added)
     }
 
-    /// Adds a token's text. True if a stop string ended the answer.
-    fn push(&mut self, sampled: Sampled, added: &mut Added) -> bool {
+    /// Adds a token's text.
+    fn push(&mut self, sampled: Sampled, added: &mut Added) {
         if self.wants_logprobs {
             let mut bytes = self.vocabulary.bytes(sampled.token);
             if self.text.at_start() {
@@ -161,7 +145,7 @@ impl Choice {
             self.pending.push_back(Shown { bytes: bytes.to_vec(), sampled: sampled.clone() });
         }
         let piece = self.text.push(sampled.token);
-        self.shown(piece, added)
+        self.shown(piece, added);
     }
 
     /// Adds a piece and the log-probabilities of what it shows. True if a stop string ended the answer.

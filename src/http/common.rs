@@ -208,8 +208,9 @@ fn logit_bias(f: &mut Fields, vocab_size: usize) -> Result<Vec<(TokenId, f32)>, 
 
 fn sampling(f: &mut Fields) -> Result<Sampling, ApiError> {
     let repetition_penalty = f.number("repetition_penalty", 0.0, 100.0)?;
-    if repetition_penalty.is_some_and(|p| p <= 0.0) {
-        let message = "expected a value > 0";
+    // Logits are divided by it: much less would make them infinite.
+    if repetition_penalty.is_some_and(|p| p < 0.01) {
+        let message = "expected a value >= 0.01";
         return Err(ApiError::value("repetition_penalty", "decimal_below_min_value", message));
     }
     // vLLM's clients write "off" as -1.

@@ -24,11 +24,7 @@ use crate::engine::Scored;
 /// Continues prompts, streaming or not.
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let (model, bytes) = intake::receive(&app, request).await?;
-    let prepared = {
-        let model = Arc::clone(&model);
-        intake::off_thread(&app, move || prepare(&model, &bytes)).await?
-    };
+    let (model, prepared) = intake::prepared(&app, request, prepare).await?;
     let active = app.enter()?;
     let generation = Generation::start(&model, &prepared.submission, "prompt", arrived, active)?;
     let identity = Identity::new("cmpl", prepared.request.target.name.clone());

@@ -33,11 +33,7 @@ struct Prepared {
 /// A vector for each input.
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let (model, bytes) = intake::receive(&app, request).await?;
-    let prepared = {
-        let model = Arc::clone(&model);
-        intake::off_thread(&app, move || prepare(&model, &bytes)).await?
-    };
+    let (model, prepared) = intake::prepared(&app, request, prepare).await?;
     let _active = app.enter()?;
     let Prepared { name, base64, normalize, sequences } = prepared;
     let lengths: Vec<usize> = sequences.iter().map(|s| s.prompt.len()).collect();
@@ -138,7 +134,8 @@ impl Read<'_> {
                     return Err(engine_error(error));
                 }
                 Some(Event::Finished(_)) | None => return Err(engine_error(EngineError::Stopped)),
-                Some(Event::Scheduled { .. } | Event::PromptLogprobs(_) | Event::Token(_)) => {}
+                Some(Event::Scheduled { .. }) => self.timing.scheduled(self.model.metrics()),
+                Some(Event::PromptLogprobs(_) | Event::Token(_)) => {}
             }
         }
     }

@@ -20,17 +20,19 @@ pub async fn receive(app: &App, request: Request) -> Result<(Arc<ServedModel>, V
     Ok((model, bytes))
 }
 
-/// Runs `work` on a blocking thread: rendering and tokenising a long prompt takes a while. So many run at once
-/// as there are permits.
-pub async fn off_thread<T: Send + 'static>(
+/// The model, and what `prepare` makes of the body: on a blocking thread, because rendering and tokenising a long
+/// prompt takes a while. So many run at once as there are permits.
+pub async fn prepared<T: Send + 'static>(
     app: &App,
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
+    request: Request,
+    prepare: impl FnOnce(&ServedModel, &[u8]) -> Result<T, ApiError> + Send + 'static,
+) -> Result<(Arc<ServedModel>, T), ApiError> {
+    let (model, bytes) = receive(app, request).await?;
     let permit = Arc::clone(&app.preparing).acquire_owned().await.map_err(|_| ApiError::Internal)?;
     let work = move || {
         // Held until the work is done, even when the client has gone.
         let _permit = permit;
-        work()
+        prepare(&model, &bytes).map(|prepared| (model, prepared))
     };
     tokio::task::spawn_blocking(work).await.map_err(|e| {
         tracing::error!("preparing a request failed: {e}");

@@ -31,10 +31,7 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let prompt: Arc<[TokenId]> = render(model, &chat.messages, true, &Map::new())?.into();
     let max_tokens = completion_limit(model.max_len(), prompt.len(), chat.max_tokens, "messages")?;
     let common = &chat.common;
-    if common.min_tokens > max_tokens {
-        let message = "it is greater than what the context leaves room for";
-        return Err(ApiError::value("min_tokens", "invalid_value", message));
-    }
+    common.check_min_tokens(max_tokens)?;
     let params = common.params(model, max_tokens, chat.logprobs, random());
     let sequence = |choice| {
         // The prompt is the same for all choices: one of them has it scored.

@@ -41,7 +41,6 @@ impl ChatRequest {
         let max_tokens = max_tokens(&mut f)?;
         let logprobs = logprobs(&mut f)?;
         let common = Common::parse(&mut f, model.vocab_size)?;
-        max_tokens.map_or(Ok(()), |max| common.check_min_tokens(max))?;
         unsupported(&mut f)?;
         f.finish()?;
         Ok(Self { target, messages, prompt_bytes, max_tokens, logprobs, common })

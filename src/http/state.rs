@@ -27,7 +27,7 @@ pub struct ServedModel {
     pub tokenizer: Arc<Tokenizer>,
     /// Messages to ids.
     pub renderer: Arc<PromptRenderer>,
-    /// Rows of the model's output: token ids are below it.
+    /// Tokens that may be named or sampled; rows of the model's output beyond them are padding.
     pub vocab_size: usize,
     /// End-of-sequence tokens.
     pub eos: Vec<TokenId>,

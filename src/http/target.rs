@@ -17,7 +17,6 @@ pub struct Target {
     pub name: String,
     /// Keeps it loaded.
     adapter: Option<AdapterLease>,
-    cache_salt: Option<Arc<str>>,
 }
 
 impl Target {
@@ -39,7 +38,7 @@ impl Target {
         match name {
             Value::String(name) => {
                 let adapter = model.resolve(&name)?;
-                Ok(Self { name, adapter, cache_salt: None })
+                Ok(Self { name, adapter })
             }
             other => Err(wrong_type("model", "a string", &other)),
         }
@@ -47,7 +46,7 @@ impl Target {
 
     /// A sequence for the engine.
     pub fn sequence(&self, prompt: &Arc<[TokenId]>, task: Task, params: Arc<SamplingParams>) -> Request {
-        let (prompt, cache_salt) = (Arc::clone(prompt), self.cache_salt.clone());
-        Request { prompt, task, params, priority: 0, cache_salt, adapter: self.adapter.clone() }
+        let (prompt, adapter) = (Arc::clone(prompt), self.adapter.clone());
+        Request { prompt, task, params, priority: 0, cache_salt: None, adapter }
     }
 }

@@ -19,15 +19,13 @@ use super::wire::{Detokenized, Tokenized};
 
 /// Token ids of a text or of a conversation.
 pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let (model, bytes) = intake::receive(&app, request).await?;
-    let tokenized = intake::off_thread(&app, move || tokens(&model, &bytes)).await?;
+    let (_, tokenized) = intake::prepared(&app, request, tokens).await?;
     respond(&tokenized)
 }
 
 /// The text of token ids, special tokens spelled.
 pub async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let (model, bytes) = intake::receive(&app, request).await?;
-    let prompt = intake::off_thread(&app, move || text(&model, &bytes)).await?;
+    let (_, prompt) = intake::prepared(&app, request, text).await?;
     respond(&Detokenized { prompt })
 }
 

@@ -160,7 +160,11 @@ pub(super) fn pull(
     if settings.offline {
         return store.partial(model).ok_or_else(|| model.error("it is not in the cache, and HF_HUB_OFFLINE is set"));
     }
-    let _lock = store.lock(progress)?;
+    let _lock = match store.lock(progress) {
+        Ok(lock) => lock,
+        // The cache may be mounted read only.
+        Err(e) => return store.partial(model).ok_or(e),
+    };
     // Another process may have finished while this one waited.
     if let Some(path) = cached(settings, model).filter(|_| !update) {
         return Ok(path);
@@ -170,7 +174,9 @@ pub(super) fn pull(
         Ok(info) => info,
         // Downloaded by other means, perhaps: the loader will say if something is missing.
         Err(client::Failure::Network(reason)) => {
-            return store.partial(model).ok_or_else(|| model.error(reason));
+            let path = store.partial(model).ok_or_else(|| model.error(&reason))?;
+            tracing::warn!("{reason}; using what is in the cache");
+            return Ok(path);
         }
         Err(e) => return Err(model.error(e)),
     };

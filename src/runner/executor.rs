@@ -122,7 +122,9 @@ impl CpuExecutor {
         let mut out = StepOutput { rows: vec![RowOut::None; step.rows.len()], scores: Vec::new() };
         self.score(step, &x, &batch, &mut out)?;
         self.pool(step, &x, &batch, &mut out)?;
-        self.model.head(&mut self.ops, &x, &batch)?;
+        if !outputs.is_empty() {
+            self.model.head(&mut self.ops, &x, &batch)?;
+        }
         Ok(out)
     }
 }

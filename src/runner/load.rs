@@ -7,7 +7,6 @@ use crate::model::llama::Llama;
 use crate::model::weights::{Checkpoint, LoadError};
 use crate::ops::cpu::kv::{KvPool, KvType};
 use crate::ops::cpu::level::Level;
-use crate::ops::cpu::pack::Format;
 use crate::ops::cpu::{Cpu, CpuOptions};
 use crate::ops::quant::DType;
 
@@ -17,7 +16,7 @@ pub struct RunnerOptions {
     /// Worker threads; `None`: one a core.
     pub threads: Option<usize>,
     /// Weight format; `None`: as the checkpoint has them.
-    pub format: Option<Format>,
+    pub dtype: Option<DType>,
     /// Type of the KV cache; `None`: see [`kv_type`].
     pub kv_cache: Option<KvType>,
     /// Context length; `None`: the model's, as far as the cache holds one such sequence.
@@ -84,12 +83,10 @@ pub enum RunnerError {
 }
 
 /// The cache's type where none is asked for: F32 with F32 weights, else BF16.
-pub fn kv_type(checkpoint: &Checkpoint, format: Option<Format>) -> KvType {
-    let format = format.unwrap_or_else(|| {
-        let dtype = checkpoint.tensor("model.layers.0.self_attn.q_proj.weight").map_or(DType::F32, |t| t.dtype);
-        Format::storing(dtype)
-    });
-    if format == Format::F32 { KvType::F32 } else { KvType::BF16 }
+pub fn kv_type(checkpoint: &Checkpoint, dtype: Option<DType>) -> KvType {
+    let stored = || checkpoint.tensor("model.layers.0.self_attn.q_proj.weight").map_or(DType::F32, |t| t.dtype);
+    let dtype = dtype.unwrap_or_else(stored);
+    if dtype == DType::F32 { KvType::F32 } else { KvType::BF16 }
 }
 
 /// Loads the weights, then sizes and allocates the cache. `progress` gets the bytes read so far.
@@ -106,7 +103,7 @@ pub fn load(
     if let Some(asked) = options.max_model_len.filter(|asked| *asked > limit) {
         return Err(RunnerError::TooLong { asked, limit });
     }
-    let kv = options.kv_cache.unwrap_or_else(|| kv_type(checkpoint, options.format));
+    let kv = options.kv_cache.unwrap_or_else(|| kv_type(checkpoint, options.dtype));
     let block_bytes = KvPool::block_bytes(config, kv) as u64;
     let longest = options.max_model_len.unwrap_or(limit);
     let most_bytes = options.kv_cache_memory.unwrap_or(DEFAULT_KV_BYTES);
@@ -117,7 +114,7 @@ pub fn load(
         CpuOptions {
             threads,
             level: options.level,
-            format: options.format,
+            dtype: options.dtype,
             kv,
             max_tokens: options.max_num_batched_tokens.max(options.max_num_seqs),
             max_outputs: options.max_num_seqs.max(SCORED_ROWS),

@@ -15,7 +15,7 @@ use crate::model::config::LlamaConfig;
 use crate::model::weights::{Checkpoint, Source};
 use crate::ops::cpu::kv::KvType;
 use crate::ops::cpu::level::Level;
-use crate::ops::cpu::pack::Format;
+use crate::ops::quant::DType;
 use crate::runner::{self, CpuExecutor, RunnerOptions};
 use crate::text::PromptRenderer;
 
@@ -43,7 +43,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     let bar = weights_bar(total);
     let options = RunnerOptions {
         threads: Some(config.threads),
-        format: format(config.dtype),
+        dtype: dtype(config.dtype),
         kv_cache: kv_cache(config.kv_cache_dtype),
         max_model_len: config.max_model_len,
         max_num_batched_tokens: config.max_num_batched_tokens,
@@ -71,7 +71,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     );
 
     let shape = checkpoint.config();
-    let adapters = adapters(config, shape, &mut loaded.executor);
+    let adapters = adapters(config, shape, &mut loaded.executor)?;
     let defaults = checkpoint.generation_defaults();
     let mut eos = shape.eos_token_ids.clone();
     let tokenizer = renderer.tokenizer();
@@ -107,12 +107,15 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
 }
 
 /// Makes room for LoRA adapters, if any are or may be asked for.
-fn adapters(config: &Config, shape: &LlamaConfig, executor: &mut CpuExecutor) -> Option<Adapters> {
+fn adapters(config: &Config, shape: &LlamaConfig, executor: &mut CpuExecutor) -> anyhow::Result<Option<Adapters>> {
     if config.lora_modules.is_empty() && config.lora_root.is_none() {
-        return None;
+        return Ok(None);
     }
     executor.enable_adapters(config.max_loras, config.max_lora_rank);
-    let root = config.lora_root.as_ref().and_then(|root| root.canonicalize().ok());
+    let canonical = |root: &std::path::PathBuf| {
+        root.canonicalize().with_context(|| format!("cannot resolve --lora-root '{}'", root.display()))
+    };
+    let root = config.lora_root.as_ref().map(canonical).transpose()?;
     // Clients know their paths from the root on, and nothing of what is above.
     let hidden = root.as_ref().map(|root| format!("{}/", root.display()));
     let (shape, max_rank) = (shape.clone(), config.max_lora_rank);
@@ -122,7 +125,7 @@ fn adapters(config: &Config, shape: &LlamaConfig, executor: &mut CpuExecutor) ->
             hidden.as_ref().map_or(message.clone(), |hidden| message.replace(hidden, ""))
         })
     };
-    Some(Adapters::new(Box::new(load), root))
+    Ok(Some(Adapters::new(Box::new(load), root)))
 }
 
 /// `lima pull`: fetches a model into the cache and says where it is.
@@ -180,13 +183,13 @@ fn padding_tokens(checkpoint: &Checkpoint, tokens: usize) -> usize {
     }
 }
 
-fn format(dtype: Dtype) -> Option<Format> {
+fn dtype(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::Auto => None,
-        Dtype::F32 => Some(Format::F32),
-        Dtype::Bf16 => Some(Format::BF16),
-        Dtype::Q8_0 => Some(Format::Q8_0),
-        Dtype::Q4_0 => Some(Format::Q4_0),
+        Dtype::F32 => Some(DType::F32),
+        Dtype::Bf16 => Some(DType::BF16),
+        Dtype::Q8_0 => Some(DType::Q8_0),
+        Dtype::Q4_0 => Some(DType::Q4_0),
     }
 }
 

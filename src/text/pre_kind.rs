@@ -17,6 +17,7 @@ pub(super) enum PreKind {
     Whole(Expression, Whole),
     /// GPT-2's expression after each digit is split off.
     SmolLm,
+    DeepSeekLlm,
     DeepSeekCoder,
     /// llama.cpp's fallback: punctuation, then GPT-2's expression, then digits in threes.
     Default,
@@ -32,8 +33,16 @@ pub(super) enum Whole {
     IgnoresMergesAddsBos,
 }
 
-const DEEPSEEK_CODER: [&str; 5] =
-    [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}]+", r"\p{N}"];
+/// Code points, as some of these characters are not their own composed form.
+const DEEPSEEK_LLM: [&str; 6] = [
+    r"[\r\n]",
+    r"\s?[A-Za-z\x{B5}\x{C0}-\x{D6}\x{D8}-\x{F6}\x{F8}-\x{1BA}\x{1BC}-\x{1BF}\x{1C4}-\x{293}\x{295}-\x{2AF}\x{370}-\x{373}\x{376}\x{377}\x{37B}-\x{37D}\x{37F}\x{386}\x{388}-\x{38A}\x{38C}\x{38E}-\x{3A1}\x{3A3}-\x{3F5}\x{3F7}-\x{481}\x{48A}-\x{52F}\x{531}-\x{556}\x{10A0}-\x{10C5}\x{13A0}-\x{13F5}\x{13F8}-\x{13FD}\x{1C90}-\x{1CBA}\x{1CBD}-\x{1CBF}\x{1D00}-\x{1D2B}\x{1D6B}-\x{1D77}\x{1D79}-\x{1D9A}\x{1E00}-\x{1F15}\x{1F18}-\x{1F1D}\x{1F20}-\x{1F45}\x{1F48}-\x{1F4D}\x{1F50}-\x{1F57}\x{1F59}\x{1F5B}\x{1F5D}\x{1F5F}-\x{1F7D}\x{1F80}-\x{1FB4}\x{1FB6}-\x{1FBC}\x{1FBE}\x{1FC2}-\x{1FC4}\x{1FC6}-\x{1FCC}\x{1FD0}-\x{1FD3}\x{1FD6}-\x{1FDB}\x{1FE0}-\x{1FEC}\x{1FF2}-\x{1FF4}\x{1FF6}-\x{1FFC}\x{2102}\x{2107}\x{210A}-\x{2113}\x{2115}\x{2119}-\x{211D}\x{2124}\x{2126}\x{2128}\x{212A}-\x{212D}\x{212F}-\x{2134}\x{2139}\x{213C}-\x{213F}\x{2145}-\x{2149}\x{214E}\x{2183}\x{2184}\x{2C00}-\x{2C7B}\x{2C7E}-\x{2CE4}\x{2CEB}-\x{2CEE}\x{2CF2}\x{2CF3}\x{A640}-\x{A66D}\x{A680}-\x{A69B}\x{A722}-\x{A76F}\x{A771}-\x{A787}\x{A78B}-\x{A78E}\x{AB70}-\x{ABBF}\x{FB00}-\x{FB06}\x{FB13}-\x{FB17}\x{FF21}-\x{FF3A}\x{FF41}-\x{FF5A}\x{10400}-\x{1044F}\x{104B0}-\x{104D3}\x{104D8}-\x{104FB}\x{10C80}-\x{10CB2}\x{10CC0}-\x{10CF2}\x{118A0}-\x{118DF}\x{1E900}-\x{1E943}]+",
+    r"\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+",
+    r"\s+$",
+    r"[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}]+",
+    r"\p{N}+",
+];
+const DEEPSEEK_CODER: [&str; 5] = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_LLM[4], r"\p{N}"];
 const DEFAULT: [&str; 4] = [r"[\p{P}\$\+<=>\^~\|]+", "", r"\p{N}+", r"[0-9][0-9][0-9]"];
 
 impl PreKind {
@@ -46,7 +55,9 @@ impl PreKind {
             Some("gpt-2" | "phi-2" | "olmo" | "mpt" | "jais" | "gigachat" | "mellum" | "modern-bert" | "trillion") => {
                 Self::Whole(Gpt2, Plain)
             }
-            Some("smollm" | "starcoder" | "refact" | "codeshell" | "exaone" | "minerva-7b") => Self::SmolLm,
+            Some("smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b") => {
+                Self::SmolLm
+            }
             Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2") => {
                 Self::Whole(Llama3, IgnoresMergesAddsBos)
             }
@@ -56,6 +67,7 @@ impl PreKind {
             Some("seed-coder") => Self::Whole(SeedCoder, Plain),
             Some("tekken") => Self::Whole(Tekken, IgnoresMergesAddsBos),
             Some("gpt-4o" | "llama4" | "kanana2") => Self::Whole(Gpt4o, Plain),
+            Some("deepseek-llm") => Self::DeepSeekLlm,
             Some("deepseek-coder") => Self::DeepSeekCoder,
             Some(other) => return Err(format!("pre-tokenizer {other:?} of the GGUF file is not supported")),
         })
@@ -80,6 +92,7 @@ impl PreKind {
                 steps.push(Digits::new(true).into());
                 &[""]
             }
+            Self::DeepSeekLlm => &DEEPSEEK_LLM,
             Self::DeepSeekCoder => &DEEPSEEK_CODER,
             Self::Default => &DEFAULT,
         };

@@ -11,7 +11,7 @@ use lima::model::weights::Checkpoint;
 use lima::ops::cpu::CpuOptions;
 use lima::ops::cpu::kv::KvType;
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
+use lima::ops::quant::DType;
 use lima::ops::{Batch, Ops, Span};
 
 use crate::support::cpu::CpuModel;
@@ -99,19 +99,19 @@ fn step(rows: &[(usize, usize)]) -> Step {
 fn forward_allocates_nothing() {
     let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
     let kinds = [
-        (Format::F32, KvType::F32),
-        (Format::BF16, KvType::BF16),
-        (Format::Q4_1, KvType::BF16),
-        (Format::Q4_1, KvType::Int8),
+        (DType::F32, KvType::F32),
+        (DType::BF16, KvType::BF16),
+        (DType::Q4_1, KvType::BF16),
+        (DType::Q4_1, KvType::Int8),
     ];
-    for (format, kv) in kinds {
+    for (dtype, kv) in kinds {
         for threads in [1, 2] {
             let mut cpu = CpuModel::with(
                 &checkpoint,
                 CpuOptions {
                     threads,
                     level: Level::best(),
-                    format: Some(format),
+                    dtype: Some(dtype),
                     kv,
                     max_tokens: 128,
                     max_outputs: 8,
@@ -162,7 +162,7 @@ fn forward_allocates_nothing() {
             drop(std::hint::black_box(vec![0u8; 100]));
             assert_eq!(COUNT.load(Relaxed) - before - counted, 2);
             cpu.ops.logits().0.run(|_| WATCHED.set(false));
-            assert_eq!(counted, 0, "{format:?}, {threads} threads");
+            assert_eq!(counted, 0, "{dtype:?}, {threads} threads");
         }
     }
 }

@@ -7,12 +7,12 @@ use lima::engine::{Request, SamplingParams, TokenId};
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::kv::KvType;
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
+use lima::ops::quant::DType;
 
-use crate::support::engine::{Output, Running, Setting, request};
+use crate::support::engine::{Output, Running, Setting};
 use crate::support::goldens;
 
-const FORMATS: [Format; 5] = [Format::F32, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4_1];
+const FORMATS: [DType; 5] = [DType::F32, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1];
 
 /// The first few are also asked alone.
 const SUBJECTS: usize = 3;
@@ -41,7 +41,9 @@ fn params(i: usize, max_tokens: u32) -> SamplingParams {
 fn requests(count: usize, vocab: usize, max_tokens: impl Fn(usize) -> u32) -> Vec<Request> {
     let len = |i: usize| [45, 64, 97].get(i).copied().unwrap_or(40 + i * 23 % 61);
     let token = |i: usize, k: usize| ((i * 7919 + k * k * 31 + k * 7 + 3) % vocab) as TokenId;
-    (0..count).map(|i| request((0..len(i)).map(|k| token(i, k)).collect(), params(i, max_tokens(i)))).collect()
+    (0..count)
+        .map(|i| Request::generate((0..len(i)).map(|k| token(i, k)).collect::<Vec<_>>(), params(i, max_tokens(i))))
+        .collect()
 }
 
 /// What each request answered the first time it was asked; it must be the same ever after.
@@ -63,13 +65,13 @@ fn second_turn(first: &Request, answer: &Output) -> Request {
     Request { prompt: prompt.into(), ..first.clone() }
 }
 
-fn base(format: Format, kv: Option<KvType>, level: Level) -> Setting {
-    Setting { format, kv, level, threads: 1, max_num_batched_tokens: 512, num_blocks: AMPLE, prefix_caching: false }
+fn base(dtype: DType, kv: Option<KvType>, level: Level) -> Setting {
+    Setting { dtype, kv, level, threads: 1, max_num_batched_tokens: 512, num_blocks: AMPLE, prefix_caching: false }
 }
 
 /// Runs one format at one level through every circumstance.
 fn matrix(checkpoint: &Checkpoint, base: Setting, requests: &[Request]) {
-    let Setting { format, kv, level, .. } = base;
+    let Setting { dtype, kv, level, .. } = base;
     let mut answers = Answers::default();
 
     // Alone, the prompt whole; then each conversation's next turn.
@@ -93,7 +95,7 @@ fn matrix(checkpoint: &Checkpoint, base: Setting, requests: &[Request]) {
         ("among 63 by 48", 64, Setting { max_num_batched_tokens: 48, threads: 2, ..base }),
     ];
     for (name, count, setting) in crowds {
-        let how = format!("{name}, {format:?} {kv:?} {level} {} threads", setting.threads);
+        let how = format!("{name}, {dtype:?} {kv:?} {level} {} threads", setting.threads);
         let crowd = &requests[..count.min(requests.len())];
         let engine = Running::start(checkpoint, setting);
         for (i, (output, _)) in engine.ask(crowd).into_iter().enumerate() {
@@ -140,45 +142,45 @@ fn preempted(checkpoint: &Checkpoint, base: Setting, count: usize) {
     }
 }
 
-fn every_level(format: Format, kv: Option<KvType>) {
+fn every_level(dtype: DType, kv: Option<KvType>) {
     let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
     // Subjects answer longest, so that neighbours come and go beside them.
     let length = |i| if i < SUBJECTS { 24 } else { 12 + i as u32 % 7 };
     let requests = requests(64, vocab(&checkpoint), length);
     for level in Level::available() {
-        matrix(&checkpoint, base(format, kv, level), &requests);
+        matrix(&checkpoint, base(dtype, kv, level), &requests);
     }
 }
 
 #[test]
 fn f32_at_every_level() {
-    every_level(Format::F32, None);
+    every_level(DType::F32, None);
 }
 
 #[test]
 fn bf16_at_every_level() {
-    every_level(Format::BF16, None);
+    every_level(DType::BF16, None);
 }
 
 #[test]
 fn q8_0_at_every_level() {
-    every_level(Format::Q8_0, None);
+    every_level(DType::Q8_0, None);
 }
 
 #[test]
 fn q4_0_at_every_level() {
-    every_level(Format::Q4_0, None);
+    every_level(DType::Q4_0, None);
 }
 
 #[test]
 fn q4_1_at_every_level() {
-    every_level(Format::Q4_1, None);
+    every_level(DType::Q4_1, None);
 }
 
 #[test]
 fn int8_cache_at_every_level() {
-    every_level(Format::F32, Some(KvType::Int8));
-    every_level(Format::Q4_1, Some(KvType::Int8));
+    every_level(DType::F32, Some(KvType::Int8));
+    every_level(DType::Q4_1, Some(KvType::Int8));
 }
 
 /// A cache of another type than goes with the weights.
@@ -186,8 +188,8 @@ fn int8_cache_at_every_level() {
 fn mixed_caches() {
     let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
     let requests = requests(20, vocab(&checkpoint), |i| if i < SUBJECTS { 20 } else { 12 });
-    for (format, kv) in [(Format::F32, KvType::BF16), (Format::Q4_1, KvType::F32)] {
-        matrix(&checkpoint, base(format, Some(kv), Level::best()), &requests);
+    for (dtype, kv) in [(DType::F32, KvType::BF16), (DType::Q4_1, KvType::F32)] {
+        matrix(&checkpoint, base(dtype, Some(kv), Level::best()), &requests);
     }
 }
 
@@ -197,8 +199,8 @@ fn other_shapes() {
     for name in ["mqa-odd", "llama3", "mha-tied", "linear"] {
         let checkpoint = Checkpoint::open(goldens::path(name)).unwrap();
         let requests = requests(20, vocab(&checkpoint), |i| if i < SUBJECTS { 20 } else { 12 });
-        for (format, kv) in [(Format::F32, None), (Format::Q4_1, None), (Format::Q4_1, Some(KvType::Int8))] {
-            matrix(&checkpoint, base(format, kv, Level::best()), &requests);
+        for (dtype, kv) in [(DType::F32, None), (DType::Q4_1, None), (DType::Q4_1, Some(KvType::Int8))] {
+            matrix(&checkpoint, base(dtype, kv, Level::best()), &requests);
         }
     }
 }
@@ -208,8 +210,8 @@ fn other_shapes() {
 fn the_default_model() {
     let checkpoint = Checkpoint::open(goldens::default_model()).unwrap();
     let requests = requests(9, vocab(&checkpoint), |i| if i < SUBJECTS { 8 } else { 4 });
-    for (format, kv) in FORMATS.map(|f| (f, None)).into_iter().chain([(Format::Q4_1, Some(KvType::Int8))]) {
-        let base = base(format, kv, Level::best());
+    for (dtype, kv) in FORMATS.map(|f| (f, None)).into_iter().chain([(DType::Q4_1, Some(KvType::Int8))]) {
+        let base = base(dtype, kv, Level::best());
         let mut answers = Answers::default();
         let alone = Running::start(&checkpoint, base);
         for (i, r) in requests[..SUBJECTS].iter().enumerate() {
@@ -220,11 +222,11 @@ fn the_default_model() {
         let crowd = Running::start(&checkpoint, crowd);
         for round in ["among 8, in chunks", "again, cached"] {
             for (i, (output, _)) in crowd.ask(&requests).into_iter().enumerate() {
-                answers.check(i, output, &format!("{round}, {format:?} {kv:?}"));
+                answers.check(i, output, &format!("{round}, {dtype:?} {kv:?}"));
             }
         }
         drop(crowd);
-        if format == Format::Q4_1 {
+        if dtype == DType::Q4_1 {
             preempted(&checkpoint, base, 2);
         }
     }

@@ -1,10 +1,11 @@
 //! Failures reach exactly the sequences they concern.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle};
-use lima::engine::{Core, EngineError, Event, Request, SamplingParams, SchedulerConfig, SeqId, Task, TokenId};
+use lima::engine::{Core, EngineError, Event, Request, SchedulerConfig, SeqId};
+
+use crate::support::engine::counting;
 
 const VOCAB: u32 = 500;
 const CONFIG: SchedulerConfig = SchedulerConfig {
@@ -14,18 +15,6 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     num_blocks: 32,
     enable_prefix_caching: true,
 };
-
-fn request(first: TokenId, len: u32, max_tokens: u32) -> Request {
-    let params = Arc::new(SamplingParams { max_tokens, ..Default::default() });
-    Request {
-        prompt: (first..first + len).collect(),
-        task: Task::default(),
-        params,
-        priority: 0,
-        cache_salt: None,
-        adapter: None,
-    }
-}
 
 /// Runs these requests with a fault at a step; returns which failed. The others must be right.
 fn failed(depth: usize, requests: &[Request], step: u64, fault: Fault) -> BTreeSet<u64> {
@@ -69,7 +58,7 @@ fn failed(depth: usize, requests: &[Request], step: u64, fault: Fault) -> BTreeS
 #[test]
 fn a_failed_step_fails_its_sequences_and_no_others() {
     // The first two fill step 0; the third is first computed in step 1.
-    let requests = [request(0, 32, 1), request(100, 32, 8), request(200, 40, 8)];
+    let requests = [counting(0, 32, 1), counting(100, 32, 8), counting(200, 40, 8)];
     for depth in [1, 2] {
         for fault in [Fault::Forward, Fault::Sample, Fault::Collect, Fault::Panic] {
             assert_eq!(failed(depth, &requests, 0, fault), BTreeSet::from([0, 1]), "{fault:?} at depth {depth}");
@@ -88,11 +77,11 @@ fn blocks_of_a_failed_step_are_not_cached() {
         let executor = FakeExecutor::new(depth, VOCAB);
         executor.control().inject(0, Fault::Collect);
         let mut core = Core::new(CONFIG, Box::new(executor));
-        core.scheduler_mut().add(SeqId(0), request(0, 60, 4)).unwrap();
+        core.scheduler_mut().add(SeqId(0), counting(0, 60, 4)).unwrap();
         let mut events = Vec::new();
         while core.advance(&mut events) {}
         assert_eq!(core.scheduler().pool().num_cached_free(), 0);
-        core.scheduler_mut().add(SeqId(1), request(0, 60, 4)).unwrap();
+        core.scheduler_mut().add(SeqId(1), counting(0, 60, 4)).unwrap();
         while core.advance(&mut events) {}
         assert!(events.iter().any(|e| e.seq == SeqId(1) && e.event == Event::Scheduled { cached_tokens: 0 }));
         assert_eq!(core.scheduler().pool().num_cached_free(), 1);

@@ -1,14 +1,15 @@
 //! The engine on its thread, behind its handle.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle};
 use lima::engine::{
-    EngineConfig, EngineError, EngineHandle, EngineThread, Event, EventStream, FinishReason, Request, SamplingParams,
-    SubmitError, Task, TokenId, spawn,
+    EngineConfig, EngineError, EngineHandle, EngineThread, Event, EventStream, FinishReason, Request, SubmitError,
+    TokenId, spawn,
 };
+
+use crate::support::engine::counting;
 
 const VOCAB: u32 = 1000;
 
@@ -29,18 +30,6 @@ fn start(config: EngineConfig, depth: usize) -> (EngineHandle, EngineThread, Fak
     let control = executor.control();
     let (handle, thread) = spawn(config, Box::new(executor));
     (handle, thread, control)
-}
-
-fn request(first: TokenId, len: u32, max_tokens: u32) -> Request {
-    let params = Arc::new(SamplingParams { max_tokens, ..Default::default() });
-    Request {
-        prompt: (first..first + len).collect(),
-        task: Task::default(),
-        params,
-        priority: 0,
-        cache_salt: None,
-        adapter: None,
-    }
 }
 
 fn submit(handle: &EngineHandle, request: Request) -> EventStream {
@@ -96,7 +85,7 @@ fn many_at_once_are_all_right() {
     for depth in [1, 2] {
         // A pool of an eighth: they preempt each other.
         let (handle, thread, _) = start(EngineConfig { num_blocks: 128, ..config() }, depth);
-        let requests: Vec<_> = (0..64).map(|i| request(i % 5, 1 + i * 37 % 300, 1 + i * 53 % 200)).collect();
+        let requests: Vec<_> = (0..64).map(|i| counting(i % 5, 1 + i * 37 % 300, 1 + i * 53 % 200)).collect();
         let readers: Vec<_> = requests
             .into_iter()
             .map(|request| {
@@ -117,7 +106,7 @@ fn decoding_takes_one_forward_a_token_for_all() {
     for depth in [1, 2] {
         let (handle, thread, control) = start(EngineConfig { max_num_batched_tokens: 64 * 8, ..config() }, depth);
         control.hold();
-        let requests: Vec<_> = (0..64).map(|i| request(i, 8, 50)).collect();
+        let requests: Vec<_> = (0..64).map(|i| counting(i, 8, 50)).collect();
         let mut streams = handle.submit(requests.clone()).unwrap();
         control.open();
         for (stream, request) in streams.iter_mut().zip(&requests) {
@@ -133,8 +122,8 @@ fn a_late_short_request_overtakes_a_long_one() {
     for depth in [1, 2] {
         let (handle, thread, control) = start(config(), depth);
         control.hold();
-        let long = request(0, 10, 400);
-        let short = request(50, 10, 3);
+        let long = counting(0, 10, 400);
+        let short = counting(50, 10, 3);
         let mut long_stream = submit(&handle, long.clone());
         control.permit(100);
         eventually("the long one has run a while", || control.forwards() == 100);
@@ -160,11 +149,11 @@ fn dropped_readers_free_their_blocks() {
     let stats = handle.stats().clone();
     // One decoding, one in the middle of its prefill, one waiting.
     control.hold();
-    let decoding = submit(&handle, request(0, 10, 500));
+    let decoding = submit(&handle, counting(0, 10, 500));
     control.permit(5);
     eventually("decoding", || stats.generation_tokens.load(Relaxed) >= 3);
-    let prefilling = submit(&handle, request(0, 500, 5));
-    let waiting = submit(&handle, request(0, 10, 5));
+    let prefilling = submit(&handle, counting(0, 500, 5));
+    let waiting = submit(&handle, counting(0, 10, 5));
     control.permit(1);
     eventually("prefilling", || stats.running.load(Relaxed) == 2 && stats.waiting() == 1);
     drop((decoding, prefilling, waiting));
@@ -173,7 +162,7 @@ fn dropped_readers_free_their_blocks() {
     assert_eq!((stats.waiting(), stats.queued_prompt_tokens.load(Relaxed)), (0, 0));
     assert_eq!(stats.finished_aborted.load(Relaxed), 3);
     control.open();
-    assert_right(&mut submit(&handle, request(0, 20, 20)), &request(0, 20, 20));
+    assert_right(&mut submit(&handle, counting(0, 20, 20)), &counting(0, 20, 20));
     stop(handle, thread);
 }
 
@@ -183,7 +172,7 @@ fn five_hundred_requests_leave_nothing_behind() {
         let (handle, thread, _) = start(EngineConfig { num_blocks: 200, ..config() }, depth);
         let readers: Vec<_> = (0..500u32)
             .map(|i| {
-                let request = request(i % 7, 1 + i * 31 % 200, 1 + i * 17 % 90);
+                let request = counting(i % 7, 1 + i * 31 % 200, 1 + i * 17 % 90);
                 let mut stream = submit(&handle, request.clone());
                 move || {
                     if i % 5 > 0 {
@@ -213,25 +202,25 @@ fn the_door_refuses_what_cannot_run() {
         1,
     );
     let refuse = |request| handle.submit(vec![request]).err().unwrap();
-    assert_eq!(refuse(request(0, 0, 1)), SubmitError::EmptyPrompt);
-    assert_eq!(refuse(request(0, 256, 1)), SubmitError::TooLong { prompt: 256, limit: 256 });
+    assert_eq!(refuse(counting(0, 0, 1)), SubmitError::EmptyPrompt);
+    assert_eq!(refuse(counting(0, 256, 1)), SubmitError::TooLong { prompt: 256, limit: 256 });
     // One bad choice refuses all.
-    assert!(handle.submit(vec![request(0, 3, 1), request(0, 256, 1)]).is_err());
+    assert!(handle.submit(vec![counting(0, 3, 1), counting(0, 256, 1)]).is_err());
     assert_eq!((handle.stats().waiting(), handle.stats().accepted.load(Relaxed)), (0, 0));
 
     control.hold();
-    let mut running = submit(&handle, request(0, 255, 9));
+    let mut running = submit(&handle, counting(0, 255, 9));
     eventually("it runs", || handle.stats().waiting() == 0);
-    let mut first = submit(&handle, request(0, 10, 2));
-    assert!(matches!(refuse(request(0, 41, 1)), SubmitError::QueueFull { queued_requests: 1, queued_tokens: 10 }));
-    assert!(matches!(handle.submit(vec![request(0, 1, 1); 2]), Err(SubmitError::QueueFull { .. })));
-    let mut second = submit(&handle, request(0, 40, 2));
-    assert!(matches!(refuse(request(0, 1, 1)), SubmitError::QueueFull { queued_requests: 2, queued_tokens: 50 }));
+    let mut first = submit(&handle, counting(0, 10, 2));
+    assert!(matches!(refuse(counting(0, 41, 1)), SubmitError::QueueFull { queued_requests: 1, queued_tokens: 10 }));
+    assert!(matches!(handle.submit(vec![counting(0, 1, 1); 2]), Err(SubmitError::QueueFull { .. })));
+    let mut second = submit(&handle, counting(0, 40, 2));
+    assert!(matches!(refuse(counting(0, 1, 1)), SubmitError::QueueFull { queued_requests: 2, queued_tokens: 50 }));
     control.open();
     // The prompt fills the pool but for one token.
     assert_eq!(read(&mut running).0.len(), 1);
-    assert_right(&mut first, &request(0, 10, 2));
-    assert_right(&mut second, &request(0, 40, 2));
+    assert_right(&mut first, &counting(0, 10, 2));
+    assert_right(&mut second, &counting(0, 40, 2));
     stop(handle, thread);
 }
 
@@ -239,20 +228,20 @@ fn the_door_refuses_what_cannot_run() {
 fn shutdown_finishes_what_was_accepted() {
     let (handle, thread, control) = start(config(), 2);
     control.hold();
-    let mut stream = submit(&handle, request(0, 10, 30));
+    let mut stream = submit(&handle, counting(0, 10, 30));
     handle.shutdown();
-    assert_eq!(handle.submit(vec![request(0, 1, 1)]).err(), Some(SubmitError::ShuttingDown));
+    assert_eq!(handle.submit(vec![counting(0, 1, 1)]).err(), Some(SubmitError::ShuttingDown));
     control.open();
-    assert_right(&mut stream, &request(0, 10, 30));
+    assert_right(&mut stream, &counting(0, 10, 30));
     thread.join().unwrap();
-    assert_eq!(handle.submit(vec![request(0, 1, 1)]).err(), Some(SubmitError::Stopped));
+    assert_eq!(handle.submit(vec![counting(0, 1, 1)]).err(), Some(SubmitError::Stopped));
 }
 
 #[test]
 fn abort_all_ends_every_stream() {
     let (handle, thread, control) = start(EngineConfig { max_num_seqs: 1, ..config() }, 2);
     control.hold();
-    let mut streams = handle.submit(vec![request(0, 10, 30), request(0, 10, 30)]).unwrap();
+    let mut streams = handle.submit(vec![counting(0, 10, 30), counting(0, 10, 30)]).unwrap();
     handle.abort_all();
     control.open();
     for stream in &mut streams {
@@ -266,8 +255,8 @@ fn a_panicking_step_fails_its_sequences_only() {
     let (handle, thread, control) = start(config(), 2);
     control.inject(0, Fault::Panic);
     let message = "the executor panicked: injected into forward".to_owned();
-    assert_eq!(read(&mut submit(&handle, request(0, 10, 5))).1, Event::Failed(EngineError::Step(message)));
-    assert_right(&mut submit(&handle, request(0, 10, 5)), &request(0, 10, 5));
+    assert_eq!(read(&mut submit(&handle, counting(0, 10, 5))).1, Event::Failed(EngineError::Step(message)));
+    assert_right(&mut submit(&handle, counting(0, 10, 5)), &counting(0, 10, 5));
     assert_eq!(handle.stats().step_failures.load(Relaxed), 1);
     stop(handle, thread);
 }
@@ -276,7 +265,7 @@ fn a_panicking_step_fails_its_sequences_only() {
 fn a_stalled_step_shows() {
     let (handle, thread, control) = start(config(), 1);
     control.hold();
-    let mut stream = submit(&handle, request(0, 10, 5));
+    let mut stream = submit(&handle, counting(0, 10, 5));
     eventually("stalled", || handle.stats().stalled_for() > Duration::from_millis(5));
     control.open();
     read(&mut stream);
@@ -287,13 +276,13 @@ fn a_stalled_step_shows() {
 #[tokio::test]
 async fn streams_are_read_asynchronously() {
     let (handle, thread, _) = start(config(), 2);
-    let mut stream = submit(&handle, request(0, 40, 5));
+    let mut stream = submit(&handle, counting(0, 40, 5));
     let mut tokens = Vec::new();
     assert_eq!(stream.recv().await, Some(Event::Scheduled { cached_tokens: 0 }));
     while let Some(Event::Token(sampled)) = stream.recv().await {
         tokens.push(sampled.token);
     }
-    assert_eq!(tokens, oracle(&request(0, 40, 5), 512, VOCAB).0);
+    assert_eq!(tokens, oracle(&counting(0, 40, 5), 512, VOCAB).0);
     assert_eq!(stream.recv().await, None);
     stop(handle, thread);
 }

@@ -1,7 +1,6 @@
 //! Snapshots of what the scheduler does, step by step.
 
 use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use lima::engine::fake::{FakeExecutor, oracle_scores};
@@ -19,14 +18,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
 
 fn request(prompt: impl Iterator<Item = TokenId>, max_tokens: u32) -> Request {
     let params = SamplingParams { max_tokens, stop_token_ids: vec![7], ..Default::default() };
-    Request {
-        prompt: prompt.collect(),
-        task: Task::default(),
-        params: Arc::new(params),
-        priority: 0,
-        cache_salt: None,
-        adapter: None,
-    }
+    Request::generate(prompt.collect::<Vec<_>>(), params)
 }
 
 /// A core whose sequences all generate `script`, and what it did.

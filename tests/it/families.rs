@@ -11,7 +11,7 @@ use lima::model::weights::{Checkpoint, expected_tensors};
 use lima::ops::cpu::CpuOptions;
 use lima::ops::cpu::kv::KvType;
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
+use lima::ops::quant::DType;
 use lima::runner::CpuExecutor;
 
 use crate::support::cpu::CpuModel;
@@ -22,12 +22,12 @@ use crate::support::goldens::{self, argmax, log_softmax};
 ///
 /// The weights are exact in F16, whose products are computed in F32 as those of F32 are: for the largest models this
 /// halves the memory.
-fn compare(name: &str, format: Format) -> (f32, usize) {
+fn compare(name: &str, dtype: DType) -> (f32, usize) {
     let family = Family::read(name);
     let dir = tempfile::tempdir().unwrap();
     let started = Instant::now();
     // Large checkpoints come in several files.
-    family.write(dir.path(), if format == Format::F16 { 3 } else { 1 });
+    family.write(dir.path(), if dtype == DType::F16 { 3 } else { 1 });
     let written = started.elapsed();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let longest = family.sequences.iter().map(|s| s.prompt.len()).max().unwrap();
@@ -36,7 +36,7 @@ fn compare(name: &str, format: Format) -> (f32, usize) {
         CpuOptions {
             threads: 2,
             level: Level::best(),
-            format: Some(format),
+            dtype: Some(dtype),
             kv: KvType::F32,
             max_tokens: longest,
             max_outputs: 8,
@@ -58,7 +58,7 @@ fn compare(name: &str, format: Format) -> (f32, usize) {
         }
     }
     println!(
-        "{name} {format:?}: {largest:.1e} over {compared}; written in {written:.1?}, loaded after {loaded:.1?}, all {:.1?}",
+        "{name} {dtype:?}: {largest:.1e} over {compared}; written in {written:.1?}, loaded after {loaded:.1?}, all {:.1?}",
         started.elapsed()
     );
     if let Some(effect) = family.effect_of_scaling {
@@ -68,34 +68,34 @@ fn compare(name: &str, format: Format) -> (f32, usize) {
 }
 
 #[track_caller]
-fn assert_equal(name: &str, format: Format) {
-    let (largest, compared) = compare(name, format);
+fn assert_equal(name: &str, dtype: DType) {
+    let (largest, compared) = compare(name, dtype);
     assert!(compared > 100 && largest <= 1e-3, "{name}: {largest} over {compared}");
 }
 
 #[test]
 fn smollm2_equals_transformers() {
     // Grouped queries, tied, widths that are no powers of two.
-    assert_equal("smollm2-135m", Format::F32);
-    assert_equal("smollm2-360m", Format::F32);
+    assert_equal("smollm2-135m", DType::F32);
+    assert_equal("smollm2-360m", DType::F32);
 }
 
 #[test]
 fn tinyllama_equals_transformers() {
     // Eight queries a key, not tied.
-    assert_equal("tinyllama-1.1b", Format::F32);
+    assert_equal("tinyllama-1.1b", DType::F32);
 }
 
 #[test]
 fn llama_3_2_equals_transformers() {
     // Llama 3's scaling, its vocabulary, tied, the head's width given.
-    assert_equal("llama-3.2-1b", Format::F16);
+    assert_equal("llama-3.2-1b", DType::F16);
 }
 
 #[test]
 fn llama_with_linear_scaling_equals_transformers() {
     // LLaMA-7B's shape: as many keys as queries; positions scaled.
-    assert_equal("llama-2-7b-32k", Format::F16);
+    assert_equal("llama-2-7b-32k", DType::F16);
 }
 
 /// All others, among them the shapes of 65B: minutes, and 6 GB of memory and of disk.
@@ -106,7 +106,7 @@ fn large_families_equal_transformers() {
         return;
     }
     for shape in family::shapes().iter().filter(|s| s.layers > 0) {
-        assert_equal(&shape.name, Format::F16);
+        assert_equal(&shape.name, DType::F16);
     }
 }
 
@@ -114,7 +114,7 @@ fn large_families_equal_transformers() {
 #[test]
 fn padding_rows_are_never_sampled() {
     const TOKENS: usize = 33;
-    let mut model = CpuModel::open(&goldens::path("gqa"), Some(Format::F32), Level::best(), 2);
+    let mut model = CpuModel::open(&goldens::path("gqa"), Some(DType::F32), Level::best(), 2);
     let prompt = [5u32, 9, 2, 7];
     let row = model.rows(&prompt, &[3]).remove(0);
     assert!(argmax(&row) as usize >= TOKENS, "without the limit, the most likely token is padding");

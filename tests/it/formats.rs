@@ -9,7 +9,7 @@ use lima::ops::OpsError;
 use lima::ops::cpu::CpuOptions;
 use lima::ops::cpu::kv::KvType;
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::{Format, Packed};
+use lima::ops::cpu::pack::Packed;
 use lima::ops::cpu::pool::Pool;
 use lima::ops::quant::{DType, dequantize_row, quantize_row};
 use lima::runner::{self, RunnerOptions};
@@ -27,7 +27,7 @@ struct Goldens {
 
 #[derive(Deserialize)]
 struct Stored {
-    format: String,
+    dtype: String,
     cols: usize,
     /// Rows as stored, in hexadecimal.
     bytes: String,
@@ -86,14 +86,14 @@ fn stored_and_converted_numbers_equal_ggmls() {
     assert_eq!(goldens.formats.len(), DType::ALL.len());
     let mut pool = Pool::new(2);
     for stored in &goldens.formats {
-        let (from, bytes) = (dtype(&stored.format), stored.bytes());
+        let (from, bytes) = (dtype(&stored.dtype), stored.bytes());
         let row_bytes = from.row_bytes(stored.cols).unwrap();
         let rows = bytes.len() / row_bytes;
         let view = TensorView::new(from, rows, stored.cols, &bytes, None).unwrap();
         let numbers = view.to_f32();
         assert_eq!(of_numbers(&numbers), stored.values, "{from}");
-        let packed = Packed::new(&mut pool, &[view], Format::storing(from)).unwrap();
-        assert_eq!((packed.format.dtype(), of_numbers(&unpacked(&packed))), (from, stored.values.clone()));
+        let packed = Packed::new(&mut pool, &[view], from).unwrap();
+        assert_eq!((packed.dtype, of_numbers(&unpacked(&packed))), (from, stored.values.clone()));
 
         assert_eq!(stored.to.len(), 4);
         for (name, expected) in &stored.to {
@@ -103,7 +103,7 @@ fn stored_and_converted_numbers_equal_ggmls() {
             assert_eq!(&sha256(&converted), expected, "{from} to {to}");
             let mut converted_numbers = vec![0f32; numbers.len()];
             dequantize_row(to, &converted, &mut converted_numbers);
-            let packed = Packed::new(&mut pool, &[view], Format::storing(to)).unwrap();
+            let packed = Packed::new(&mut pool, &[view], to).unwrap();
             // What is stored in that format already stays as it is.
             let expected = if from == to { &numbers } else { &converted_numbers };
             assert_eq!(&unpacked(&packed), expected, "{from} packed as {to}");
@@ -276,7 +276,7 @@ fn models_in_many_formats_equal_transformers() {
     let tmp = tempfile::tempdir().unwrap();
     for model in goldens().models {
         let path = write(&model, tmp.path(), &|_, _| ());
-        let exact = CpuModel::open(&path, Some(Format::F32), Level::best(), 2).logits(&model.tokens, 512);
+        let exact = CpuModel::open(&path, Some(DType::F32), Level::best(), 2).logits(&model.tokens, 512);
         let own = CpuModel::open(&path, None, Level::best(), 2).logits(&model.tokens, 512);
         let (exact, own) = (distance(&model, &exact), distance(&model, &own));
         println!("{}: F32 kernels {exact:?}, its own {own:?}", model.model);
@@ -301,7 +301,7 @@ fn levels_threads_and_chunks_agree_bitwise() {
                 let options = CpuOptions {
                     threads,
                     level,
-                    format: None,
+                    dtype: None,
                     kv: KvType::BF16,
                     max_tokens: 512,
                     max_outputs: 512,
@@ -321,10 +321,10 @@ fn levels_threads_and_chunks_agree_bitwise() {
 fn weights_that_are_not_finite_are_refused_by_name() {
     let tmp = tempfile::tempdir().unwrap();
     let model = &goldens().models[1];
-    let options = |format| RunnerOptions {
+    let options = |dtype| RunnerOptions {
         kv_cache: None,
         threads: Some(2),
-        format,
+        dtype,
         max_model_len: None,
         max_num_batched_tokens: 16,
         max_num_seqs: 1,
@@ -350,13 +350,13 @@ fn weights_that_are_not_finite_are_refused_by_name() {
             }
         });
         let checkpoint = Checkpoint::open(&path).unwrap();
-        for format in [None, Some(Format::F32), Some(Format::Q4_0)] {
-            let error = runner::load(&checkpoint, &options(format), |_| ()).map(|_| ()).unwrap_err().to_string();
+        for dtype in [None, Some(DType::F32), Some(DType::Q4_0)] {
+            let error = runner::load(&checkpoint, &options(dtype), |_| ()).map(|_| ()).unwrap_err().to_string();
             let expected = format!(
                 "{}: tensor \"{damaged}.weight\" cannot be used: row 0 has a number that is not finite",
                 path.display()
             );
-            assert_eq!(error, expected, "{format:?}");
+            assert_eq!(error, expected, "{dtype:?}");
         }
     }
 }
@@ -365,9 +365,9 @@ fn weights_that_are_not_finite_are_refused_by_name() {
 fn conversion_to_a_format_that_is_only_read_is_refused() {
     let bytes = vec![0u8; 256 * 4];
     let view = TensorView::new(DType::F32, 1, 256, &bytes, None).unwrap();
-    for format in Format::ALL {
-        let made = Packed::new(&mut Pool::new(1), &[view], format);
-        assert_eq!(made.is_ok(), format.dtype().is_writable(), "{format:?}");
+    for dtype in DType::ALL {
+        let made = Packed::new(&mut Pool::new(1), &[view], dtype);
+        assert_eq!(made.is_ok(), dtype.is_writable(), "{dtype:?}");
         assert!(made.is_ok() || matches!(made, Err(OpsError::Unsupported(_))));
     }
 }

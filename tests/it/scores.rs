@@ -4,14 +4,14 @@
 use lima::engine::{Pooling, Request, SamplingParams, Task, TokenId};
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
+use lima::ops::quant::DType;
 use serde::Deserialize;
 
-use crate::support::engine::{Output, Running, Setting, request};
+use crate::support::engine::{Output, Running, Setting};
 use crate::support::goldens;
 
 const BASE: Setting = Setting {
-    format: Format::F32,
+    dtype: DType::F32,
     kv: None,
     level: Level::Scalar,
     threads: 1,
@@ -20,17 +20,17 @@ const BASE: Setting = Setting {
     prefix_caching: false,
 };
 
-fn base(format: Format) -> Setting {
-    Setting { format, level: Level::best(), ..BASE }
+fn base(dtype: DType) -> Setting {
+    Setting { dtype, level: Level::best(), ..BASE }
 }
 
 fn scored(prompt: &[TokenId], top: u32, max_tokens: u32) -> Request {
     let params = SamplingParams { max_tokens, logprobs: Some(1), ..SamplingParams::default() };
-    Request { task: Task::Generate { prompt_logprobs: Some(top) }, ..request(prompt.to_vec(), params) }
+    Request { task: Task::Generate { prompt_logprobs: Some(top) }, ..Request::generate(prompt, params) }
 }
 
 fn embedded(prompt: &[TokenId], pooling: Pooling) -> Request {
-    Request { task: Task::Embed(pooling), ..request(prompt.to_vec(), SamplingParams::default()) }
+    Request { task: Task::Embed(pooling), ..Request::generate(prompt, SamplingParams::default()) }
 }
 
 /// What transformers computed for one prompt; not normalised.
@@ -77,7 +77,7 @@ fn prompt_logprobs_of_small_models_equal_transformers() {
         let sequences = goldens::small(name);
         let requests: Vec<_> = sequences.iter().map(|s| scored(&s.prompt, 5, 1)).collect();
         for batched in [512, 7] {
-            let engine = Running::start(&checkpoint, Setting { max_num_batched_tokens: batched, ..base(Format::F32) });
+            let engine = Running::start(&checkpoint, Setting { max_num_batched_tokens: batched, ..base(DType::F32) });
             for (golden, (output, _)) in sequences.iter().zip(engine.ask(&requests)) {
                 let worst = compare_scores(&output, golden, true);
                 assert!(worst <= 1e-4, "{name} by {batched}: {worst}");
@@ -90,7 +90,7 @@ fn prompt_logprobs_of_small_models_equal_transformers() {
 fn pooled_states_of_small_models_equal_transformers() {
     for name in goldens::SMALL {
         let checkpoint = Checkpoint::open(goldens::path(name)).unwrap();
-        let engine = Running::start(&checkpoint, Setting { max_num_batched_tokens: 30, ..base(Format::F32) });
+        let engine = Running::start(&checkpoint, Setting { max_num_batched_tokens: 30, ..base(DType::F32) });
         compare_pooled(&engine, name, 1e-4);
     }
 }
@@ -113,7 +113,7 @@ fn compare_pooled(engine: &Running, name: &str, tolerance: f32) {
 #[test]
 fn the_default_model_in_f32_equals_transformers() {
     let checkpoint = Checkpoint::open(goldens::default_model()).unwrap();
-    let engine = Running::start(&checkpoint, Setting { threads: 2, ..base(Format::F32) });
+    let engine = Running::start(&checkpoint, Setting { threads: 2, ..base(DType::F32) });
     let sequences: Vec<_> = goldens::default_sequences().into_iter().filter(|s| s.prompt.len() < 150).take(6).collect();
     let requests: Vec<_> = sequences.iter().map(|s| scored(&s.prompt, 5, 0)).collect();
     for (golden, (output, _)) in sequences.iter().zip(engine.ask(&requests)) {
@@ -146,26 +146,26 @@ fn crowd(count: usize, vocab: usize, long: u32) -> Vec<Request> {
 fn scores_and_states_depend_on_the_prompt_alone() {
     let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
     let requests = crowd(30, checkpoint.config().vocab_size, 40);
-    for format in [Format::F32, Format::Q4_1] {
-        let alone = Running::start(&checkpoint, base(format));
+    for dtype in [DType::F32, DType::Q4_1] {
+        let alone = Running::start(&checkpoint, base(dtype));
         let expected: Vec<Output> = requests.iter().map(|r| alone.ask(std::slice::from_ref(r)).remove(0).0).collect();
         drop(alone);
         assert!(expected.iter().step_by(5).all(|o| !o.scores.is_empty() && o.tokens.len() == 40));
         for (name, setting) in [
-            ("together", Setting { threads: 2, ..base(format) }),
-            ("by 16", Setting { max_num_batched_tokens: 16, ..base(format) }),
-            ("cached, by 48", Setting { max_num_batched_tokens: 48, prefix_caching: true, threads: 2, ..base(format) }),
-            ("preempted", Setting { num_blocks: 6, ..base(format) }),
-            ("preempted, by 9", Setting { num_blocks: 6, max_num_batched_tokens: 9, ..base(format) }),
+            ("together", Setting { threads: 2, ..base(dtype) }),
+            ("by 16", Setting { max_num_batched_tokens: 16, ..base(dtype) }),
+            ("cached, by 48", Setting { max_num_batched_tokens: 48, prefix_caching: true, threads: 2, ..base(dtype) }),
+            ("preempted", Setting { num_blocks: 6, ..base(dtype) }),
+            ("preempted, by 9", Setting { num_blocks: 6, max_num_batched_tokens: 9, ..base(dtype) }),
             (
                 "preempted, cached, by 9",
-                Setting { num_blocks: 6, max_num_batched_tokens: 9, prefix_caching: true, ..base(format) },
+                Setting { num_blocks: 6, max_num_batched_tokens: 9, prefix_caching: true, ..base(dtype) },
             ),
         ] {
             let engine = Running::start(&checkpoint, setting);
             for round in 0..2 {
                 for (i, (output, cached)) in engine.ask(&requests).into_iter().enumerate() {
-                    assert!(output == expected[i], "request {i} differs {name}, {format:?}, round {round}");
+                    assert!(output == expected[i], "request {i} differs {name}, {dtype:?}, round {round}");
                     if matches!(i % 5, 0..3) {
                         assert_eq!(cached, 0, "request {i} needs what the cache does not have");
                     } else if setting.prefix_caching && round == 1 && setting.num_blocks > 6 {

@@ -19,6 +19,9 @@ use crate::http::vocabulary::Vocabulary;
 /// Completion limit of requests that do not say.
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
+/// Most log-probabilities of prompts that an answer may list, choices and alternatives counted: 150 MB or so.
+const MAX_SCORES: usize = 1 << 20;
+
 /// A request whose every field is of the right type and in range.
 pub struct CompletionRequest {
     /// Whom it is for.
@@ -59,7 +62,6 @@ impl CompletionRequest {
             let message = "expected a value >= 1, as the prompt is not echoed";
             return Err(ApiError::value("max_tokens", "integer_below_min_value", message));
         }
-        common.check_min_tokens(max_tokens.unwrap_or(DEFAULT_MAX_TOKENS))?;
         let best_of = best_of.unwrap_or(common.n);
         if best_of < common.n {
             return Err(ApiError::value("best_of", "invalid_value", "it is less than 'n'"));
@@ -101,10 +103,20 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let scored = logprobs.filter(|_| *echo).max(common.prompt_logprobs);
     // The best are chosen by it.
     let sampled = logprobs.or((*best_of > common.n).then_some(0));
-    let (mut sequences, mut echoes) = (Vec::new(), Vec::new());
+    let (mut sequences, mut echoes, mut scores) = (Vec::new(), Vec::new(), 0);
     for prompt in prompts {
         let tokens: Arc<[TokenId]> = encoding.encode(model, prompt, "prompt")?.into();
+        if let Some(top) = scored {
+            scores += tokens.len() * (top as usize + 1) * common.n as usize;
+            if scores > MAX_SCORES {
+                let message = format!(
+                    "expected at most {MAX_SCORES} log-probabilities of prompts, choices and alternatives counted"
+                );
+                return Err(ApiError::value("prompt", "array_above_max_length", message));
+            }
+        }
         let max_tokens = limit(model, tokens.len(), request.max_tokens)?;
+        common.check_min_tokens(max_tokens)?;
         let params = common.params(model, max_tokens, sampled, random());
         sequences.extend((0..*best_of).map(|choice| {
             // In one body a prompt's choices share its scores; in a stream each waits for its own.

@@ -93,8 +93,11 @@ impl<'a> Client<'a> {
         let repo = Repo::with_revision(self.model.repo.clone(), RepoType::Model, self.model.revision().to_owned());
         let url = format!("{}/api/{}", self.settings.endpoint, repo.api_url());
         let response = self.call(|| self.request(self.agent.get(&url)), "")?;
-        let info: RepoInfo = serde_json::from_reader(response.into_reader().take(MAX_INFO))
-            .map_err(|e| Failure::Refused(format!("{url} is not the description of a model ({e})")))?;
+        let info: RepoInfo =
+            serde_json::from_reader(response.into_reader().take(MAX_INFO)).map_err(|e| match e.is_io() {
+                true => Failure::Network(format!("{url}: {e}")),
+                false => Failure::Refused(format!("{url} is not the description of a model ({e})")),
+            })?;
         if !is_commit(&info.sha) {
             return Err(Failure::Refused(format!("{url} names {:?} as the commit", brief(&info.sha))));
         }
@@ -102,7 +105,7 @@ impl<'a> Client<'a> {
     }
 
     fn url(&self, commit: &str, file: &str) -> String {
-        let file: String = file.chars().map(|c| if c == ' ' { "%20".to_owned() } else { c.to_string() }).collect();
+        let file = file.replace(' ', "%20");
         format!("{}/{}/resolve/{commit}/{file}", self.settings.endpoint, self.model.repo)
     }
 
@@ -171,6 +174,12 @@ impl<'a> Client<'a> {
     }
 
     fn explain(&self, status: u16, response: &Response, file: &str) -> Failure {
+        let said = response.header("x-error-message").map(brief).unwrap_or_default();
+        let said = if said.is_empty() { said } else { format!(": {said}") };
+        let answer = format!("{} answers HTTP {status}{said}; try again later", self.settings.endpoint);
+        if matches!(status, 429 | 500..=599) {
+            return Failure::Network(answer);
+        }
         let (repo, revision) = (&self.model.repo, self.model.revision());
         let page = format!("{}/{repo}", self.settings.endpoint);
         let code = response.header("x-error-code").unwrap_or_default();
@@ -186,11 +195,7 @@ impl<'a> Client<'a> {
             (404, _) if code == "RevisionNotFound" => format!("{repo} has no revision {revision:?} (HTTP 404)"),
             (404, _) if !file.is_empty() => format!("{repo} has no file {file:?} (HTTP 404)"),
             (404, _) => format!("there is no repository {repo} with revision {revision:?} (HTTP 404)"),
-            _ => {
-                let said = response.header("x-error-message").map(brief).unwrap_or_default();
-                let said = if said.is_empty() { said } else { format!(": {said}") };
-                format!("{} answers HTTP {status}{said}; try again later", self.settings.endpoint)
-            }
+            _ => answer,
         })
     }
 }

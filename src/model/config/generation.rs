@@ -47,7 +47,7 @@ impl GenerationDefaults {
             top_p: float("top_p", "above 0 and at most 1", |v| v > 0.0 && v <= 1.0)?,
             top_k,
             min_p: float("min_p", "from 0 to 1", |v| (0.0..=1.0).contains(&v))?,
-            repetition_penalty: float("repetition_penalty", "positive", |v| v > 0.0)?,
+            repetition_penalty: float("repetition_penalty", "at least 0.01", |v| v >= 0.01)?,
             max_new_tokens,
             eos_token_ids: f.tokens("eos_token_id")?,
         })

@@ -176,11 +176,18 @@ fn is_off(value: &Value<'_>) -> bool {
 }
 
 fn rope_scaling(m: &Meta<'_, '_>, factors: Option<Vec<f32>>) -> Result<RopeScaling, ConfigError> {
-    let named = match m.0.str("llama.rope.scaling.type") {
-        Some("linear") => Some(
-            m.float("llama.rope.scaling.factor")?
-                .ok_or_else(|| ConfigError("llama.rope.scaling.factor is missing".into()))?,
-        ),
+    let kind = m.0.str("llama.rope.scaling.type");
+    if kind.is_none() && m.0.value("llama.rope.scaling.type").is_some() {
+        return Err(ConfigError("llama.rope.scaling.type must be a string".into()));
+    }
+    // As llama.cpp: linear where no type is given, older writers use the second name, and 0 and 1 are off.
+    let factor = match m.float("llama.rope.scaling.factor")? {
+        None => m.float("llama.rope.scale_linear")?,
+        some => some,
+    };
+    let named = match kind {
+        Some("linear") if factor.is_none() => return Err(ConfigError("llama.rope.scaling.factor is missing".into())),
+        None | Some("linear") => factor.filter(|f| *f != 0.0),
         Some("none") => None,
         Some(other) => {
             let other: String = other.chars().take(48).collect();
@@ -188,8 +195,6 @@ fn rope_scaling(m: &Meta<'_, '_>, factors: Option<Vec<f32>>) -> Result<RopeScali
                 "llama.rope.scaling.type is {other:?}, which is not supported (only \"none\", \"linear\")"
             )));
         }
-        // Older writers: the factor alone, under this name; 0 and 1 are off.
-        None => m.float("llama.rope.scale_linear")?.filter(|f| *f != 0.0),
     };
     match (named.filter(|f| *f != 1.0), factors) {
         (Some(_), Some(_)) => {

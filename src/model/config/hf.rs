@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::json::Fields;
 use super::{ConfigError, LlamaConfig, RopeScaling, fields};
+use crate::model::weights::error::shown;
 
 impl LlamaConfig {
     /// Reads a Hugging Face `config.json` of a `LlamaForCausalLM`.
@@ -16,7 +17,9 @@ impl LlamaConfig {
         fields::refuse_unsupported(&f)?;
         let unknown = fields::unknown(&f);
         if !unknown.is_empty() {
-            tracing::warn!("fields of the configuration that no Llama has are ignored: {}", unknown.join(", "));
+            let names: Vec<String> = unknown.iter().take(20).map(|name| shown(name)).collect();
+            let more = if unknown.len() > names.len() { ", …" } else { "" };
+            tracing::warn!("fields of the configuration that no Llama has are ignored: {}{more}", names.join(", "));
         }
 
         let hidden_size = f.required_size("hidden_size")?;

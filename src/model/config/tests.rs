@@ -282,7 +282,7 @@ fn generation_defaults() {
         ("top_p", json!(1.5)),
         ("top_k", json!(-2)),
         ("min_p", json!(2)),
-        ("repetition_penalty", json!(0)),
+        ("repetition_penalty", json!(0.001)),
         ("max_new_tokens", json!(0)),
         ("eos_token_id", json!("x")),
     ] {

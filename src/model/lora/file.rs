@@ -7,7 +7,7 @@ use std::path::Path;
 use super::peft::PeftConfig;
 use super::{Pair, Projection};
 use crate::model::config::LlamaConfig;
-use crate::model::weights::error::shown;
+use crate::model::weights::error::{brief, shown};
 use crate::model::weights::gguf::TensorInfo;
 use crate::model::weights::safetensors::parse as parse_safetensors;
 use crate::model::weights::{LoadError, TensorView};
@@ -33,9 +33,9 @@ impl Adapter {
         let path = dir.join(CONFIG);
         let bytes = read(&path, MAX_JSON)?;
         let map = serde_json::from_slice(&bytes)
-            .map_err(|e| LoadError::file(&path, format!("is not a JSON object ({e})")))?;
+            .map_err(|e| LoadError::file(&path, format!("is not a JSON object ({})", brief(&e))))?;
         let peft = PeftConfig::parse(map).map_err(|e| LoadError::file(&path, e))?;
-        let ranks = peft.rank_pattern.iter().map(|(key, rank)| (format!("rank_pattern.{key}"), *rank));
+        let ranks = peft.rank_pattern.iter().map(|(key, rank)| (format!("rank_pattern.{}", shown(key)), *rank));
         for (field, rank) in [("r".to_owned(), peft.rank)].into_iter().chain(ranks) {
             if rank > max_rank {
                 return Err(LoadError::file(&path, format!("{field} is {rank}, above --max-lora-rank {max_rank}")));

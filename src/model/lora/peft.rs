@@ -93,9 +93,9 @@ fn rank(name: &str, value: &Value) -> Result<usize, FormatError> {
 }
 
 fn alpha(name: &str, value: &Value) -> Result<f64, FormatError> {
-    match value.as_f64().filter(|a| a.is_finite()) {
+    match value.as_f64().filter(|a| (*a as f32).is_finite()) {
         Some(a) => Ok(a),
-        None => wrong(name, value, "must be a number"),
+        None => wrong(name, value, "must be a number in the range of f32"),
     }
 }
 

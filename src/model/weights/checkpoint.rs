@@ -237,6 +237,11 @@ fn open_gguf(path: &Path, file: MappedFile) -> Result<Checkpoint, LoadError> {
             }
         }
     }
+    // Checked again against the shape; this bounds what is read before that is known.
+    if let Some(Place { file, info: t }) = factors.filter(|p| p.info.rows * p.info.cols > 1 << 12) {
+        let what = format!("tensor {} has {} x {} values", shown(ROPE_FACTORS), t.rows, t.cols);
+        return Err(LoadError::file(&files[file].path, what));
+    }
     let factors = factors
         .and_then(|Place { file, info: t }| {
             TensorView::new(t.dtype, t.rows, t.cols, &files[file][t.offset..][..t.size], None)

@@ -1,25 +1,17 @@
 //! Hugging Face's tensor names: which a model needs, and what GGUF calls them.
 
 use crate::model::config::LlamaConfig;
+use crate::model::lora::Projection;
 
 /// The tensors of a model, `[rows, columns]`; norms are one row.
 pub fn expected_tensors(config: &LlamaConfig) -> Vec<(String, [usize; 2])> {
-    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    let (q, kv) = (config.q_size(), config.kv_size());
+    let hidden = config.hidden_size;
     let mut tensors = vec![("model.embed_tokens.weight".to_owned(), [config.vocab_size, hidden])];
     for layer in 0..config.num_layers {
-        let parts = [
-            ("input_layernorm", [1, hidden]),
-            ("self_attn.q_proj", [q, hidden]),
-            ("self_attn.k_proj", [kv, hidden]),
-            ("self_attn.v_proj", [kv, hidden]),
-            ("self_attn.o_proj", [hidden, q]),
-            ("post_attention_layernorm", [1, hidden]),
-            ("mlp.gate_proj", [inner, hidden]),
-            ("mlp.up_proj", [inner, hidden]),
-            ("mlp.down_proj", [hidden, inner]),
-        ];
-        tensors.extend(parts.map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)));
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        tensors.push((name("input_layernorm"), [1, hidden]));
+        tensors.extend(Projection::ALL.map(|p| (name(p.name()), p.shape(config).into())));
+        tensors.push((name("post_attention_layernorm"), [1, hidden]));
     }
     tensors.push(("model.norm.weight".to_owned(), [1, hidden]));
     if !config.tie_word_embeddings {

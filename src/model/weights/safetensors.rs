@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::error::{FormatError, brief, shown};
 use super::json::UniqueMap;
@@ -42,7 +42,7 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, TensorInfo>, FormatError> 
         return bad(format!("ends inside its header of {len} bytes: it is truncated"));
     };
     let data_start = 8 + len as usize;
-    let UniqueMap(header) = match serde_json::from_slice::<UniqueMap<Value>>(header) {
+    let UniqueMap(header) = match serde_json::from_slice::<UniqueMap<&RawValue>>(header) {
         Ok(header) => header,
         Err(e) => return bad(format!("header is not a JSON object of tensors ({})", brief(&e))),
     };
@@ -53,7 +53,7 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, TensorInfo>, FormatError> 
             continue;
         }
         let in_tensor = |e: FormatError| FormatError(format!("tensor {} {e}", shown(&name)));
-        let entry = Header::deserialize(value)
+        let entry = serde_json::from_str::<Header>(value.get())
             .map_err(|e| FormatError(format!("tensor {} has a malformed entry ({})", shown(&name), brief(&e))))?;
         let info = info(&entry, bytes.len() - data_start).map_err(in_tensor)?;
         spans.push((info.offset, info.size, shown(&name)));

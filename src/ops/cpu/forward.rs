@@ -52,7 +52,7 @@ impl Cpu {
         let lora = at.and_then(|at| self.lora.as_deref()?.at(at, (source, stride, norm)));
         let (mut first, mut prepared) = (0, None);
         for matrix in &w.parts {
-            let (form, blocks, tiles) = (matrix.format.activation(), matrix.blocks(), matrix.tiles());
+            let (form, blocks, tiles) = (matrix.dtype.activation(), matrix.blocks(), matrix.tiles());
             let to_prepare = if prepared.replace(form) == Some(form) { 0 } else { count };
             let (next_row, next_tile) = (AtomicUsize::new(0), AtomicUsize::new(0));
             self.pool.run(|worker| {
@@ -275,12 +275,12 @@ impl Ops for Cpu {
         let norm = norm.as_deref();
         let lora = self.lora.as_deref().and_then(|lora| lora.at(at, (source, stride, norm)));
         // At once if both are multiplied with the same form of the activations, else one after the other.
-        let passes: &[(bool, bool)] = match gate.format.activation() == up.format.activation() {
+        let passes: &[(bool, bool)] = match gate.dtype.activation() == up.dtype.activation() {
             true => &[(true, true)],
             false => &[(true, false), (false, true)],
         };
         for &(with_gate, with_up) in passes {
-            let form: Activation = if with_gate { gate } else { up }.format.activation();
+            let form: Activation = if with_gate { gate } else { up }.dtype.activation();
             let (next_row, next_tile) = (AtomicUsize::new(0), AtomicUsize::new(0));
             self.pool.run(|worker| {
                 worker.each(&next_row, count, row_chunk(count, worker.size), |i| {

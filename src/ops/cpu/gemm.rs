@@ -8,9 +8,10 @@
 //!   f32, which is exact. Q6_K has two scales a block: `dot = s₀ · dot₀ + s₁ · dot₁`, below 2^24 and so exact in f32.
 
 use super::level::Level;
-use super::pack::{BLOCK, Format, Packed, TILE, TilePtr};
+use super::pack::{BLOCK, Packed, TILE, TilePtr};
 use super::rows::{PanelPtr, Rows};
 use super::simd::{Simd, multiversion, step};
+use crate::ops::quant::DType;
 
 /// What happens with a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +30,8 @@ unsafe fn product<S: Simd, const M: usize>(w: &Packed, tile: usize, rows: &Rows,
     // SAFETY: tile and panel hold `w.blocks()` blocks of the formats read here.
     unsafe {
         let mut acc = [S::splat(0.0); M];
-        match w.format {
-            Format::F32 => {
+        match w.dtype {
+            DType::F32 => {
                 let at = at.quants.cast::<f32>();
                 for k in 0..w.blocks() * BLOCK {
                     let v = S::load(at.add(k * TILE));
@@ -39,7 +40,7 @@ unsafe fn product<S: Simd, const M: usize>(w: &Packed, tile: usize, rows: &Rows,
                     }
                 }
             }
-            Format::F16 => {
+            DType::F16 => {
                 let at = at.quants.cast::<u16>();
                 for k in 0..w.blocks() * BLOCK {
                     let v = S::load_f16(at.add(k * TILE));
@@ -48,15 +49,15 @@ unsafe fn product<S: Simd, const M: usize>(w: &Packed, tile: usize, rows: &Rows,
                     }
                 }
             }
-            Format::BF16 => unreachable!("has a kernel of its own"),
-            Format::Q8_0 => integers::<S, M, 8, false, false>(w, at, x, &mut acc),
-            Format::Q4_0 => integers::<S, M, 4, false, false>(w, at, x, &mut acc),
-            Format::Q4_1 => integers::<S, M, 4, true, false>(w, at, x, &mut acc),
-            Format::Q5_0 => integers::<S, M, 5, false, false>(w, at, x, &mut acc),
-            Format::Q5_1 => integers::<S, M, 5, true, false>(w, at, x, &mut acc),
-            Format::Q4_K => integers::<S, M, 4, true, true>(w, at, x, &mut acc),
-            Format::Q5_K => integers::<S, M, 5, true, true>(w, at, x, &mut acc),
-            Format::Q6_K => six_bits::<S, M>(w, at, x, &mut acc),
+            DType::BF16 => unreachable!("has a kernel of its own"),
+            DType::Q8_0 => integers::<S, M, 8, false, false>(w, at, x, &mut acc),
+            DType::Q4_0 => integers::<S, M, 4, false, false>(w, at, x, &mut acc),
+            DType::Q4_1 => integers::<S, M, 4, true, false>(w, at, x, &mut acc),
+            DType::Q5_0 => integers::<S, M, 5, false, false>(w, at, x, &mut acc),
+            DType::Q5_1 => integers::<S, M, 5, true, false>(w, at, x, &mut acc),
+            DType::Q4_K => integers::<S, M, 4, true, true>(w, at, x, &mut acc),
+            DType::Q5_K => integers::<S, M, 5, true, true>(w, at, x, &mut acc),
+            DType::Q6_K => six_bits::<S, M>(w, at, x, &mut acc),
         }
         acc
     }
@@ -278,8 +279,8 @@ pub(crate) struct Out {
 pub(crate) unsafe fn linear_tile(level: Level, w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out) {
     // SAFETY: the caller's promise.
     unsafe {
-        match w.format {
-            Format::BF16 => linear_bf16_any(level, w, tile, rows, count, out),
+        match w.dtype {
+            DType::BF16 => linear_bf16_any(level, w, tile, rows, count, out),
             _ => linear_any(level, w, tile, rows, count, out),
         }
     }

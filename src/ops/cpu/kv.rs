@@ -8,8 +8,6 @@
 //! depend on that token alone. Only the stored side is integer: the kernels widen it to f32 in registers and
 //! multiply scores and probabilities by the scales, so queries and probabilities lose nothing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::buffer::Buffer;
 use crate::engine::{BLOCK_SIZE, BlockId};
 use crate::model::config::LlamaConfig;
@@ -58,7 +56,6 @@ pub struct KvPool {
     blocks: usize,
     kv_heads: usize,
     data: Buffer<u8>,
-    copied_out: AtomicU64,
 }
 
 /// A head's keys and values in one block.
@@ -80,7 +77,6 @@ impl KvPool {
             blocks,
             kv_heads: config.num_kv_heads,
             data: Buffer::zeroed(blocks * Self::block_bytes(config, kind)),
-            copied_out: AtomicU64::new(0),
         }
     }
 
@@ -93,11 +89,6 @@ impl KvPool {
     /// Number of blocks.
     pub fn blocks(&self) -> usize {
         self.blocks
-    }
-
-    /// Bytes read out of the pool by copying, since it was made. Attention copies nothing.
-    pub fn copied_out(&self) -> u64 {
-        self.copied_out.load(Ordering::Relaxed)
     }
 
     #[inline(always)]
@@ -118,7 +109,6 @@ impl KvPool {
     pub fn copy_out(&self, layer: usize, block: BlockId, head: usize, slot: usize, key: bool) -> Vec<f32> {
         assert!(slot < BLOCK_SIZE && head < self.kv_heads, "slot and head are inside a block");
         let at = self.head(layer, block, head);
-        self.copied_out.fetch_add((self.head_dim * self.kind.bytes()) as u64, Ordering::Relaxed);
         (0..self.head_dim)
             .map(|d| {
                 let (base, i) =

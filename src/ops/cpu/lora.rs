@@ -1,5 +1,5 @@
 //! LoRA on the CPU, in F32: `u = x · Aᵀ` for the rows that have an adapter, then `y += u · Bᵀ` on each tile of 16
-//! outputs right after its base product.
+//! outputs right after its base product (after all of them where the base is in several formats).
 //!
 //! An element of `u` is one fma a column, even and odd columns apart, then their sum; an element of `y` one fma a
 //! rank, then one addition. How many rows are computed together (four or one) changes neither, so a row's result

@@ -29,7 +29,7 @@ use self::buffer::Buffer;
 use self::kv::{KvPool, KvType};
 use self::level::Level;
 use self::lora::Lora;
-use self::pack::{Format, Packed};
+use self::pack::Packed;
 use self::pool::Pool;
 use self::rope::RopeTable;
 use self::rows::{NormPtr, Rows};
@@ -38,6 +38,7 @@ use crate::model::config::LlamaConfig;
 use crate::model::rope::inverse_frequencies;
 use crate::model::weights::TensorView;
 use crate::ops::OpsError;
+use crate::ops::quant::DType;
 
 /// How a [`Cpu`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +48,7 @@ pub struct CpuOptions {
     /// Instruction set.
     pub level: Level,
     /// Store matrices in this format; `None`: as the checkpoint has them.
-    pub format: Option<Format>,
+    pub dtype: Option<DType>,
     /// Cache type.
     pub kv: KvType,
     /// Most tokens of a batch.
@@ -239,12 +240,12 @@ impl Cpu {
 
     /// Packs matrices stacked by rows; those that follow each other in one format become one.
     fn pack(&mut self, parts: &[TensorView<'_>]) -> Result<Vec<Packed>, OpsError> {
-        let asked = self.options.format;
-        let format = |p: &TensorView<'_>| asked.unwrap_or_else(|| Format::storing(p.dtype));
+        let asked = self.options.dtype;
+        let dtype = |p: &TensorView<'_>| asked.unwrap_or(p.dtype);
         let mut first = 0;
         let mut packed = Vec::new();
-        for run in parts.chunk_by(|a, b| format(a) == format(b)) {
-            let made = Packed::new(&mut self.pool, run, format(&run[0])).map_err(|e| e.after(first))?;
+        for run in parts.chunk_by(|a, b| dtype(a) == dtype(b)) {
+            let made = Packed::new(&mut self.pool, run, dtype(&run[0])).map_err(|e| e.after(first))?;
             self.weight_bytes += made.bytes();
             packed.push(made);
             first += run.len();

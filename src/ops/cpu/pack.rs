@@ -19,11 +19,11 @@ use std::sync::Mutex;
 use half::f16;
 
 use super::buffer::Buffer;
-pub use super::format::{Activation, Format};
+pub use super::format::Activation;
 use super::pool::Pool;
 use crate::model::weights::TensorView;
 use crate::ops::OpsError;
-use crate::ops::quant::{dequantize_row, is_finite, kquants, quantize_row, quants};
+use crate::ops::quant::{DType, dequantize_row, is_finite, kquants, quantize_row, quants};
 
 /// Rows of a tile: the lanes of a vector.
 pub const TILE: usize = 16;
@@ -33,7 +33,7 @@ pub const BLOCK: usize = 32;
 /// A packed matrix.
 pub struct Packed {
     /// Storage type.
-    pub format: Format,
+    pub dtype: DType,
     /// Output features.
     pub rows: usize,
     /// Input features.
@@ -52,13 +52,13 @@ pub(crate) struct TilePtr {
 }
 
 impl Packed {
-    /// Packs matrices stacked by rows as `format`, converting where their type differs, each tile by one worker.
+    /// Packs matrices stacked by rows as `dtype`, converting where their type differs, each tile by one worker.
     ///
     /// # Errors
-    /// The matrices differ in columns, `format` has blocks that the columns are no multiple of, or cannot be
+    /// The matrices differ in columns, `dtype` has blocks that the columns are no multiple of, or cannot be
     /// converted to, or a number is not finite.
-    pub fn new(pool: &mut Pool, parts: &[TensorView<'_>], format: Format) -> Result<Self, OpsError> {
-        let (cols, dtype) = (parts[0].cols, format.dtype());
+    pub fn new(pool: &mut Pool, parts: &[TensorView<'_>], dtype: DType) -> Result<Self, OpsError> {
+        let cols = parts[0].cols;
         if let Some(other) = parts.iter().find(|p| p.cols != cols) {
             return Err(OpsError::Unsupported(format!("merged matrices have {cols} and {} columns", other.cols)));
         }
@@ -71,7 +71,7 @@ impl Packed {
         }
         let rows: usize = parts.iter().map(|p| p.rows).sum();
         let blocks = cols.div_ceil(BLOCK);
-        let tile_bytes = blocks * (format.quant_bytes() + format.scale_bytes()) + format.second_bytes(blocks);
+        let tile_bytes = blocks * (dtype.quant_bytes() + dtype.scale_bytes()) + dtype.second_bytes(blocks);
         let tile_bytes = tile_bytes.next_multiple_of(64);
         let mut data = Buffer::zeroed(rows.div_ceil(TILE) * tile_bytes);
 
@@ -109,7 +109,7 @@ impl Packed {
                         sources[lane] = &converted[lane * row_bytes..][..row_bytes];
                     }
                 }
-                pack_tile(format, blocks, &sources[..lanes], out);
+                pack_tile(dtype, blocks, &sources[..lanes], out);
                 Ok(())
             };
             if let Err((row, error)) = fetch() {
@@ -121,7 +121,7 @@ impl Packed {
         });
         match failed.into_inner().expect("no worker panics with it") {
             Some((_, error)) => Err(error),
-            None => Ok(Self { format, rows, cols, blocks, tile_bytes, data }),
+            None => Ok(Self { dtype, rows, cols, blocks, tile_bytes, data }),
         }
     }
 
@@ -145,47 +145,47 @@ impl Packed {
         debug_assert!(tile < self.tiles());
         // Offsets of the three planes stay inside the tile by construction.
         let quants = self.data[tile * self.tile_bytes..].as_ptr();
-        let scales = quants.wrapping_add(self.blocks * self.format.quant_bytes());
-        TilePtr { quants, scales, second: scales.wrapping_add(self.blocks * self.format.scale_bytes()) }
+        let scales = quants.wrapping_add(self.blocks * self.dtype.quant_bytes());
+        TilePtr { quants, scales, second: scales.wrapping_add(self.blocks * self.dtype.scale_bytes()) }
     }
 
     /// Dequantizes row `row` into `out[..cols]`: the numbers that were stored, to the bit.
     pub fn unpack_row(&self, row: usize, out: &mut [f32]) {
-        let (format, lane, blocks) = (self.format, row % TILE, self.blocks);
+        let (dtype, lane, blocks) = (self.dtype, row % TILE, self.blocks);
         let tile = &self.data[row / TILE * self.tile_bytes..][..self.tile_bytes];
         let u16_at = |at: usize| u16::from_le_bytes([tile[at], tile[at + 1]]);
         let out = &mut out[..self.cols];
-        let Some(bits) = format.bits() else {
+        let Some(bits) = dtype.bits() else {
             for (k, x) in out.iter_mut().enumerate() {
-                *x = match format {
-                    Format::F32 => {
+                *x = match dtype {
+                    DType::F32 => {
                         let at = (k * TILE + lane) * 4;
                         f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]])
                     }
-                    Format::F16 => f16::from_bits(u16_at((k * TILE + lane) * 2)).to_f32(),
+                    DType::F16 => f16::from_bits(u16_at((k * TILE + lane) * 2)).to_f32(),
                     _ => half::bf16::from_bits(u16_at(((k / 2 * TILE + lane) * 2 + k % 2) * 2)).to_f32(),
                 };
             }
             return;
         };
-        let scales = blocks * format.quant_bytes();
-        let second = scales + blocks * format.scale_bytes();
+        let scales = blocks * dtype.quant_bytes();
+        let second = scales + blocks * dtype.scale_bytes();
         // Number `i` of a row of 16 halves, and byte `i` of a row of 16 bytes.
         let half_at = |plane: usize, i: usize| f16::from_bits(u16_at(plane + (i * TILE + lane) * 2)).to_f32();
         let byte_at = |i: usize| tile[scales + i * TILE + lane];
         for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-            let quants = &tile[b * format.quant_bytes()..][..format.quant_bytes()];
+            let quants = &tile[b * dtype.quant_bytes()..][..dtype.quant_bytes()];
             let quant = |k: usize| f32::from(get_quant(bits, quants, lane, k));
-            match format {
-                Format::Q8_0 | Format::Q4_0 | Format::Q5_0 => {
+            match dtype {
+                DType::Q8_0 | DType::Q4_0 | DType::Q5_0 => {
                     let (d, zero) = (half_at(scales, b), (1 << (bits - 1)) as f32);
                     out.iter_mut().enumerate().for_each(|(k, x)| *x = (quant(k) - zero) * d);
                 }
-                Format::Q4_1 | Format::Q5_1 => {
+                DType::Q4_1 | DType::Q5_1 => {
                     let (d, m) = (half_at(scales, b), half_at(second, b));
                     out.iter_mut().enumerate().for_each(|(k, x)| *x = quant(k) * d + m);
                 }
-                Format::Q4_K | Format::Q5_K => {
+                DType::Q4_K | DType::Q5_K => {
                     let (d, m) = (half_at(second, b / 8 * 2), half_at(second, b / 8 * 2 + 1));
                     let (d, m) = (d * f32::from(byte_at(2 * b)), m * f32::from(byte_at(2 * b + 1)));
                     out.iter_mut().enumerate().for_each(|(k, x)| *x = quant(k) * d - m);
@@ -244,31 +244,30 @@ fn put_quants(bits: usize, from: &[u8; BLOCK], lane: usize, quants: &mut [u8]) {
     }
 }
 
-/// Packs up to 16 rows in the checkpoint's layout of `format` into a zeroed tile, a block of all rows at a time.
-fn pack_tile(format: Format, blocks: usize, rows: &[&[u8]], tile: &mut [u8]) {
-    let dtype = format.dtype();
-    let (packed, scales) = tile.split_at_mut(blocks * format.quant_bytes());
-    let Some(bits) = format.bits() else {
+/// Packs up to 16 rows in the checkpoint's layout of `dtype` into a zeroed tile, a block of all rows at a time.
+fn pack_tile(dtype: DType, blocks: usize, rows: &[&[u8]], tile: &mut [u8]) {
+    let (packed, scales) = tile.split_at_mut(blocks * dtype.quant_bytes());
+    let Some(bits) = dtype.bits() else {
         let bytes = BLOCK * dtype.block_bytes();
-        for (b, out) in packed.chunks_exact_mut(format.quant_bytes()).enumerate() {
+        for (b, out) in packed.chunks_exact_mut(dtype.quant_bytes()).enumerate() {
             for (lane, row) in rows.iter().enumerate() {
-                put_numbers(format, &row[b * bytes..row.len().min((b + 1) * bytes)], lane, out);
+                put_numbers(dtype, &row[b * bytes..row.len().min((b + 1) * bytes)], lane, out);
             }
         }
         return;
     };
-    let (scales, second) = scales.split_at_mut(blocks * format.scale_bytes());
+    let (scales, second) = scales.split_at_mut(blocks * dtype.scale_bytes());
     // Row `i` of 16 halves.
     let put_half = |plane: &mut [u8], i: usize, lane: usize, half: &[u8]| {
         plane[(i * TILE + lane) * 2..][..2].copy_from_slice(&half[..2]);
     };
     let mut q = [0u8; BLOCK];
     if dtype.block_len() == BLOCK {
-        for (b, out) in packed.chunks_exact_mut(format.quant_bytes()).enumerate() {
+        for (b, out) in packed.chunks_exact_mut(dtype.quant_bytes()).enumerate() {
             for (lane, row) in rows.iter().enumerate() {
                 let block = &row[b * dtype.block_bytes()..][..dtype.block_bytes()];
                 put_half(scales, b, lane, block);
-                if matches!(format, Format::Q4_1 | Format::Q5_1) {
+                if matches!(dtype, DType::Q4_1 | DType::Q5_1) {
                     put_half(second, b, lane, &block[2..]);
                 }
                 quants(dtype, block, &mut q);
@@ -277,17 +276,17 @@ fn pack_tile(format: Format, blocks: usize, rows: &[&[u8]], tile: &mut [u8]) {
         }
         return;
     }
-    for (s, out) in packed.chunks_exact_mut(8 * format.quant_bytes()).enumerate() {
+    for (s, out) in packed.chunks_exact_mut(8 * dtype.quant_bytes()).enumerate() {
         for (lane, row) in rows.iter().enumerate() {
             let block = &row[s * dtype.block_bytes()..][..dtype.block_bytes()];
-            if format == Format::Q6_K {
+            if dtype == DType::Q6_K {
                 put_half(second, s, lane, &block[208..]);
             } else {
                 put_half(second, 2 * s, lane, block);
                 put_half(second, 2 * s + 1, lane, &block[2..]);
             }
         }
-        for (j, out) in out.chunks_exact_mut(format.quant_bytes()).enumerate() {
+        for (j, out) in out.chunks_exact_mut(dtype.quant_bytes()).enumerate() {
             for (lane, row) in rows.iter().enumerate() {
                 let block = &row[s * dtype.block_bytes()..][..dtype.block_bytes()];
                 let pair = kquants::sub_block(dtype, block, j, &mut q);
@@ -301,14 +300,14 @@ fn pack_tile(format: Format, blocks: usize, rows: &[&[u8]], tile: &mut [u8]) {
 }
 
 /// Up to 32 numbers of one lane.
-fn put_numbers(format: Format, from: &[u8], lane: usize, out: &mut [u8]) {
-    match format {
-        Format::F32 => {
+fn put_numbers(dtype: DType, from: &[u8], lane: usize, out: &mut [u8]) {
+    match dtype {
+        DType::F32 => {
             for (k, x) in from.chunks_exact(4).enumerate() {
                 out[(k * TILE + lane) * 4..][..4].copy_from_slice(x);
             }
         }
-        Format::F16 => {
+        DType::F16 => {
             for (k, x) in from.chunks_exact(2).enumerate() {
                 out[(k * TILE + lane) * 2..][..2].copy_from_slice(x);
             }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::gemm::{Out, Store, linear_tile, silu_mul_any};
 use super::level::Level;
-use super::pack::{Activation, BLOCK, Format, Packed, TILE};
+use super::pack::{Activation, BLOCK, Packed, TILE};
 use super::pool::Pool;
 use super::rows::{NormPtr, Place, Rows, panel, prepare_row};
 use super::simd::{Simd, multiversion};
@@ -13,7 +13,7 @@ use crate::model::weights::TensorView;
 use crate::ops::OpsError;
 use crate::ops::quant::{DType, dequantize_row, quantize_row};
 
-const FORMATS: [Format; 11] = Format::ALL;
+const FORMATS: [DType; 11] = DType::ALL;
 
 /// Numbers that look random: splitmix64.
 struct Random(u64);
@@ -36,9 +36,8 @@ impl Random {
     }
 }
 
-/// A matrix stored as `format`, and its numbers.
-fn matrix(random: &mut Random, format: Format, rows: usize, cols: usize, scale: f32) -> (Packed, Vec<f32>) {
-    let dtype = format.dtype();
+/// A matrix stored as `dtype`, and its numbers.
+fn matrix(random: &mut Random, dtype: DType, rows: usize, cols: usize, scale: f32) -> (Packed, Vec<f32>) {
     let row_bytes = dtype.row_bytes(cols).unwrap();
     let mut bytes = vec![0u8; rows * row_bytes];
     let mut numbers = vec![0f32; rows * cols];
@@ -50,11 +49,11 @@ fn matrix(random: &mut Random, format: Format, rows: usize, cols: usize, scale: 
         dequantize_row(dtype, bytes, numbers);
     }
     let view = TensorView::new(dtype, rows, cols, &bytes, None).unwrap();
-    (pack(&view, format).unwrap(), numbers)
+    (pack(&view, dtype).unwrap(), numbers)
 }
 
-fn pack(view: &TensorView<'_>, format: Format) -> Result<Packed, OpsError> {
-    Packed::new(&mut Pool::new(1), &[*view], format)
+fn pack(view: &TensorView<'_>, dtype: DType) -> Result<Packed, OpsError> {
+    Packed::new(&mut Pool::new(1), &[*view], dtype)
 }
 
 /// A row of any quants and sub-scales, and scales and minima that keep numbers within about `scale`.
@@ -77,14 +76,14 @@ fn random_blocks(random: &mut Random, dtype: DType, scale: f32, row: &mut [u8]) 
     }
 }
 
-/// `cols`, as whole blocks of `format`.
-fn whole(format: Format, cols: usize) -> usize {
-    cols.next_multiple_of(format.dtype().block_len())
+/// `cols`, as whole blocks of `dtype`.
+fn whole(dtype: DType, cols: usize) -> usize {
+    cols.next_multiple_of(dtype.block_len())
 }
 
-/// Levels whose results for `format` are the scalar one's bit by bit.
-fn exact_levels(format: Format) -> impl Iterator<Item = Level> {
-    Level::available().filter(move |l| *l != Level::Avx512Bf16 || format != Format::BF16)
+/// Levels whose results for `dtype` are the scalar one's bit by bit.
+fn exact_levels(dtype: DType) -> impl Iterator<Item = Level> {
+    Level::available().filter(move |l| *l != Level::Avx512Bf16 || dtype != DType::BF16)
 }
 
 /// `count` rows of `cols` inputs, prepared for `w` at `level`.
@@ -97,7 +96,7 @@ fn prepared(level: Level, w: &Packed, inputs: &[f32], norm: Option<NormPtr>) -> 
         let (from, size) = panel(i, count, level.panel());
         let place = Place { panel: rows.at(from), lane: i - from, rows: size, staging: rows.staging(0) };
         // SAFETY: `padded` and the row hold the matrix's blocks.
-        unsafe { prepare_row(level, padded.as_ptr(), norm, w.format.activation(), w.blocks(), place) };
+        unsafe { prepare_row(level, padded.as_ptr(), norm, w.dtype.activation(), w.blocks(), place) };
     }
     rows
 }
@@ -122,13 +121,13 @@ fn bits(x: &[f32]) -> Vec<u32> {
 #[test]
 fn products_equal_plain_arithmetic_and_all_levels_agree() {
     let mut random = Random(1);
-    for format in FORMATS {
+    for dtype in FORMATS {
         for (rows, cols) in [(16, 32), (17, 64), (5, 96), (48, 160), (33, 576)] {
-            let cols = whole(format, cols);
-            let (w, numbers) = matrix(&mut random, format, rows, cols, 0.5);
+            let cols = whole(dtype, cols);
+            let (w, numbers) = matrix(&mut random, dtype, rows, cols, 0.5);
             for count in [1, 2, 3, 5, 8, 16, 21] {
                 // Of even counts, what 8 bits hold exactly: integers up to 127, one of them 127, and a power of two.
-                let is_exact = count % 2 == 0 && format.activation() == Activation::Int8;
+                let is_exact = count % 2 == 0 && dtype.activation() == Activation::Int8;
                 let mut inputs = random.vec(count * cols, 2.0);
                 for block in inputs.chunks_exact_mut(BLOCK).filter(|_| is_exact) {
                     let step = 2f32.powi(-7 - (random.next() % 3) as i32);
@@ -142,19 +141,19 @@ fn products_equal_plain_arithmetic_and_all_levels_agree() {
                         let dot: f64 =
                             (0..cols).map(|k| f64::from(inputs[i * cols + k]) * f64::from(numbers[j * cols + k])).sum();
                         let got = f64::from(expected[i * w.tiles() * TILE + j]);
-                        let tolerance = match format {
-                            Format::F32 | Format::F16 => 1e-4,
+                        let tolerance = match dtype {
+                            DType::F32 | DType::F16 => 1e-4,
                             _ if is_exact => 1e-4,
-                            Format::BF16 => 2e-3 * (cols as f64).sqrt(),
+                            DType::BF16 => 2e-3 * (cols as f64).sqrt(),
                             _ => 8e-3 * (cols as f64).sqrt(),
                         };
-                        assert!((got - dot).abs() < tolerance, "{format:?} {rows}x{cols} [{i},{j}]: {got} {dot}");
+                        assert!((got - dot).abs() < tolerance, "{dtype:?} {rows}x{cols} [{i},{j}]: {got} {dot}");
                     }
                 }
-                for level in exact_levels(format) {
+                for level in exact_levels(dtype) {
                     let x = prepared(level, &w, &inputs, None);
                     let got = multiply(level, &w, &x, count, 0.0, Store::Set);
-                    assert_eq!(bits(&got), bits(&expected), "{format:?} {rows}x{cols} {count} {level}");
+                    assert_eq!(bits(&got), bits(&expected), "{dtype:?} {rows}x{cols} {count} {level}");
                 }
             }
         }
@@ -181,9 +180,9 @@ fn panels_cover_all_rows_in_order() {
 #[test]
 fn a_row_does_not_depend_on_its_neighbours() {
     let mut random = Random(2);
-    for format in FORMATS {
-        let cols = whole(format, 96);
-        let (w, _) = matrix(&mut random, format, 40, cols, 1.0);
+    for dtype in FORMATS {
+        let cols = whole(dtype, 96);
+        let (w, _) = matrix(&mut random, dtype, 40, cols, 1.0);
         let inputs = random.vec(37 * cols, 3.0);
         for level in Level::available() {
             let all = prepared(level, &w, &inputs, None);
@@ -191,7 +190,7 @@ fn a_row_does_not_depend_on_its_neighbours() {
             for i in 0..37 {
                 let one = prepared(level, &w, &inputs[i * cols..][..cols], None);
                 let alone = multiply(level, &w, &one, 1, 1.5, Store::Add);
-                assert_eq!(bits(&together[i * 48..][..48]), bits(&alone), "{format:?} {level} row {i}");
+                assert_eq!(bits(&together[i * 48..][..48]), bits(&alone), "{dtype:?} {level} row {i}");
             }
         }
     }
@@ -200,25 +199,24 @@ fn a_row_does_not_depend_on_its_neighbours() {
 #[test]
 fn extreme_values_stay_exact_and_in_their_row() {
     let mut random = Random(3);
-    for format in FORMATS.into_iter().filter(|f| f.bits().is_some()) {
+    for dtype in FORMATS.into_iter().filter(|f| f.bits().is_some()) {
         // Weights and activations at the ends of their ranges: the largest integer dot products.
-        let dtype = format.dtype();
-        let cols = whole(format, 64);
+        let cols = whole(dtype, 64);
         for fill in [0x00u8, 0x7f, 0x80, 0xff] {
             let mut row = vec![fill; dtype.row_bytes(cols).unwrap()];
             let half = |x: f32| half::f16::from_f32(x).to_bits().to_le_bytes();
             for block in row.chunks_exact_mut(dtype.block_bytes()) {
-                match format {
-                    Format::Q6_K => block[208..].copy_from_slice(&half(1.0)),
+                match dtype {
+                    DType::Q6_K => block[208..].copy_from_slice(&half(1.0)),
                     _ => block[..2].copy_from_slice(&half(1.0)),
                 }
-                if matches!(format, Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K) {
+                if matches!(dtype, DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K) {
                     block[2..4].copy_from_slice(&half(-3.0));
                 }
             }
             let mut numbers = vec![0f32; cols];
             dequantize_row(dtype, &row, &mut numbers);
-            let w = pack(&TensorView::new(dtype, 1, cols, &row, None).unwrap(), format).unwrap();
+            let w = pack(&TensorView::new(dtype, 1, cols, &row, None).unwrap(), dtype).unwrap();
             for sign in [1.0, -1.0] {
                 let inputs = vec![127.0 * sign; cols];
                 // Sums beyond 2^24 are rounded, at every level alike.
@@ -227,18 +225,18 @@ fn extreme_values_stay_exact_and_in_their_row() {
                     let x = prepared(level, &w, &inputs, None);
                     let got = f64::from(multiply(level, &w, &x, 1, 0.0, Store::Set)[0]);
                     let tolerance = if expected.abs() < f64::from(1 << 24) { 0.0 } else { 1e-6 * expected.abs() };
-                    assert!((got - expected).abs() <= tolerance, "{format:?} {fill} {level}: {got} {expected}");
+                    assert!((got - expected).abs() <= tolerance, "{dtype:?} {fill} {level}: {got} {expected}");
                 }
             }
         }
-        let (w, _) = matrix(&mut random, format, 16, cols, 1.0);
+        let (w, _) = matrix(&mut random, dtype, 16, cols, 1.0);
         for level in Level::available() {
             let mut inputs = random.vec(3 * cols, 1.0);
             inputs[cols] = f32::NAN;
             inputs[cols + 1] = f32::INFINITY;
             let x = prepared(level, &w, &inputs, None);
             let out = multiply(level, &w, &x, 3, 0.0, Store::Set);
-            assert!(out[..16].iter().chain(&out[32..]).all(|x| x.is_finite()), "{format:?} {level}");
+            assert!(out[..16].iter().chain(&out[32..]).all(|x| x.is_finite()), "{dtype:?} {level}");
             for tiny in [0.0, 1e-38, 1e-42] {
                 let x = prepared(level, &w, &vec![tiny; cols], None);
                 assert!(multiply(level, &w, &x, 1, 0.0, Store::Set).iter().all(|x| x.abs() < 1e-30));
@@ -250,13 +248,13 @@ fn extreme_values_stay_exact_and_in_their_row() {
 #[test]
 fn the_gated_product_is_silu_of_gate_times_up() {
     let mut random = Random(4);
-    for format in FORMATS {
-        let cols = whole(format, 64);
-        let (gate, _) = matrix(&mut random, format, 40, cols, 1.0);
-        let (up, _) = matrix(&mut random, format, 40, cols, 1.0);
+    for dtype in FORMATS {
+        let cols = whole(dtype, 64);
+        let (gate, _) = matrix(&mut random, dtype, 40, cols, 1.0);
+        let (up, _) = matrix(&mut random, dtype, 40, cols, 1.0);
         let inputs = random.vec(6 * cols, 2.0);
         let mut first = None;
-        for level in exact_levels(format) {
+        for level in exact_levels(dtype) {
             let x = prepared(level, &gate, &inputs, None);
             let (g, u) = (multiply(level, &gate, &x, 6, 0.0, Store::Set), multiply(level, &up, &x, 6, 0.0, Store::Set));
             let mut out = vec![0f32; 6 * 48];
@@ -276,7 +274,7 @@ fn the_gated_product_is_silu_of_gate_times_up() {
                 assert!((out[i] - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{} {expected}", out[i]);
             }
             let first = first.get_or_insert_with(|| bits(&out));
-            assert_eq!(&bits(&out), first, "{format:?} {level}");
+            assert_eq!(&bits(&out), first, "{dtype:?} {level}");
         }
     }
 }
@@ -284,7 +282,7 @@ fn the_gated_product_is_silu_of_gate_times_up() {
 #[test]
 fn norms_equal_plain_arithmetic_and_all_levels_agree() {
     let mut random = Random(5);
-    let (w, _) = matrix(&mut random, Format::F32, 1, 100, 1.0);
+    let (w, _) = matrix(&mut random, DType::F32, 1, 100, 1.0);
     let mut weight = random.vec(100, 1.0);
     weight.resize(128, 0.0);
     let norm = NormPtr { weight: weight.as_ptr(), eps: 1e-5, width: 100 };
@@ -349,13 +347,13 @@ fn lane_functions() {
 #[test]
 fn packing_keeps_every_number() {
     let mut random = Random(7);
-    for format in FORMATS {
-        let cols = whole(format, 96);
-        let (w, numbers) = matrix(&mut random, format, 35, cols, 1.0);
+    for dtype in FORMATS {
+        let cols = whole(dtype, 96);
+        let (w, numbers) = matrix(&mut random, dtype, 35, cols, 1.0);
         for (i, row) in numbers.chunks_exact(cols).enumerate() {
             let mut out = vec![0f32; cols];
             w.unpack_row(i, &mut out);
-            assert_eq!(bits(&out), bits(row), "{format:?} row {i}");
+            assert_eq!(bits(&out), bits(row), "{dtype:?} row {i}");
         }
     }
 }
@@ -364,20 +362,19 @@ fn packing_keeps_every_number() {
 fn a_shape_that_no_kernel_takes_is_refused() {
     let row = vec![0u8; 40 * 4];
     let view = TensorView::new(DType::F32, 1, 40, &row, None).unwrap();
-    assert!(pack(&view, Format::Q8_0).is_err());
-    assert!(pack(&view, Format::F32).is_ok());
+    assert!(pack(&view, DType::Q8_0).is_err());
+    assert!(pack(&view, DType::F32).is_ok());
     let row = vec![0u8; 256 * 4];
     let view = TensorView::new(DType::F32, 1, 256, &row, None).unwrap();
-    assert_eq!(pack(&view, Format::Q4_K).map(|_| ()).unwrap_err().to_string(), "F32 is not converted to Q4_K");
+    assert_eq!(pack(&view, DType::Q4_K).map(|_| ()).unwrap_err().to_string(), "F32 is not converted to Q4_K");
 }
 
 /// The first row of the first matrix with a number that is not finite is named, however many workers there are.
 #[test]
 fn numbers_that_are_not_finite_are_refused() {
     let mut random = Random(8);
-    for format in FORMATS {
-        let dtype = format.dtype();
-        let (rows, cols) = (50, whole(format, 64));
+    for dtype in FORMATS {
+        let (rows, cols) = (50, whole(dtype, 64));
         let row_bytes = dtype.row_bytes(cols).unwrap();
         let mut good = vec![0u8; rows * row_bytes];
         for row in good.chunks_exact_mut(row_bytes) {
@@ -403,21 +400,21 @@ fn numbers_that_are_not_finite_are_refused() {
                 }
                 let parts = [&good, &bytes].map(|b| TensorView::new(dtype, rows, cols, b, None).unwrap());
                 for workers in [1, 3] {
-                    let error = Packed::new(&mut Pool::new(workers), &parts, format).map(|_| ()).unwrap_err();
-                    assert!(matches!(error, OpsError::NotFinite { part: 1, row: 20 }), "{format:?} {error:?}");
-                    let to = Packed::new(&mut Pool::new(workers), &parts, Format::Q8_0).map(|_| ()).unwrap_err();
-                    assert!(matches!(to, OpsError::NotFinite { part: 1, row: 20 }), "{format:?} {to:?}");
+                    let error = Packed::new(&mut Pool::new(workers), &parts, dtype).map(|_| ()).unwrap_err();
+                    assert!(matches!(error, OpsError::NotFinite { part: 1, row: 20 }), "{dtype:?} {error:?}");
+                    let to = Packed::new(&mut Pool::new(workers), &parts, DType::Q8_0).map(|_| ()).unwrap_err();
+                    assert!(matches!(to, OpsError::NotFinite { part: 1, row: 20 }), "{dtype:?} {to:?}");
                 }
             }
         }
-        assert!(pack(&TensorView::new(dtype, rows, cols, &good, None).unwrap(), format).is_ok(), "{format:?}");
+        assert!(pack(&TensorView::new(dtype, rows, cols, &good, None).unwrap(), dtype).is_ok(), "{dtype:?}");
     }
     // Finite, but not in the type it is converted to.
     let row: Vec<u8> = [1.0, f32::MAX].iter().cycle().take(32).flat_map(|x| x.to_le_bytes()).collect();
     let view = TensorView::new(DType::F32, 1, 32, &row, None).unwrap();
-    for format in [Format::BF16, Format::Q8_0, Format::Q4_0] {
-        let error = pack(&view, format).map(|_| ()).unwrap_err();
-        assert!(matches!(error, OpsError::Range { .. }), "{format:?} {error:?}");
+    for dtype in [DType::BF16, DType::Q8_0, DType::Q4_0] {
+        let error = pack(&view, dtype).map(|_| ()).unwrap_err();
+        assert!(matches!(error, OpsError::Range { .. }), "{dtype:?} {error:?}");
     }
 }
 

@@ -88,7 +88,7 @@ impl Graph {
         let mut columns = Vec::new();
         let mut from = 0;
         for &projection in at.part.projections() {
-            let width = self.width(projection);
+            let width = projection.shape(&self.config).0;
             let part = product.narrow(1, from, width)?;
             from += width;
             columns.push(match adapter.pairs.get(&(at.layer, projection)) {

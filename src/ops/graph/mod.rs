@@ -14,7 +14,7 @@ use candle_core::{Device, Tensor, Var};
 
 use crate::engine::AdapterSlot;
 use crate::model::config::LlamaConfig;
-use crate::model::lora::{Projection, Site};
+use crate::model::lora::Site;
 use crate::model::rope::inverse_frequencies;
 use crate::model::weights::TensorView;
 use crate::ops::adapters::Slots;
@@ -25,16 +25,12 @@ const MAX_ADAPTERS: usize = 64;
 
 /// Runs the Llama on candle tensors, on the CPU.
 pub struct Graph {
-    num_heads: usize,
-    num_kv_heads: usize,
-    head_dim: usize,
+    config: LlamaConfig,
     /// `[head_dim / 2]`.
     inverse_frequencies: Vec<f32>,
     device: Device,
     /// Every weight loaded so far, where they are to be trained.
     variables: Option<Vec<Var>>,
-    intermediate_size: usize,
-    hidden_size: usize,
     adapters: Slots<Adapter>,
 }
 
@@ -54,14 +50,10 @@ impl Graph {
     /// For inference: weights are constants.
     pub fn new(config: &LlamaConfig) -> Self {
         Self {
-            num_heads: config.num_heads,
-            num_kv_heads: config.num_kv_heads,
-            head_dim: config.head_dim,
+            config: config.clone(),
             inverse_frequencies: inverse_frequencies(config),
             device: Device::Cpu,
             variables: None,
-            intermediate_size: config.intermediate_size,
-            hidden_size: config.hidden_size,
             adapters: Slots::new(MAX_ADAPTERS),
         }
     }
@@ -88,16 +80,6 @@ impl Graph {
         let weight = variable.as_tensor().clone();
         variables.push(variable);
         Ok(weight)
-    }
-
-    /// Rows of a projection's output.
-    fn width(&self, projection: Projection) -> usize {
-        match projection {
-            Projection::Q => self.num_heads * self.head_dim,
-            Projection::K | Projection::V => self.num_kv_heads * self.head_dim,
-            Projection::Gate | Projection::Up => self.intermediate_size,
-            Projection::Output | Projection::Down => self.hidden_size,
-        }
     }
 
     fn index(&self, ids: &[u32]) -> Result<Tensor, OpsError> {
@@ -157,20 +139,20 @@ impl Ops for Graph {
             }
         }
         let (cos, sin) = functions::rotation(batch.positions, &self.inverse_frequencies, &self.device)?;
-        let (rows, kv_width) = (qkv.dim(0)?, self.num_kv_heads * self.head_dim);
-        let q_width = self.num_heads * self.head_dim;
+        let (rows, kv_width) = (qkv.dim(0)?, self.config.num_kv_heads * self.config.head_dim);
+        let q_width = self.config.num_heads * self.config.head_dim;
         let rotate = |start: usize, heads: usize| -> candle_core::Result<Tensor> {
-            let width = heads * self.head_dim;
-            let x = qkv.narrow(1, start, width)?.reshape((rows, heads, self.head_dim))?;
+            let width = heads * self.config.head_dim;
+            let x = qkv.narrow(1, start, width)?.reshape((rows, heads, self.config.head_dim))?;
             functions::rotate(&x, &cos, &sin)?.reshape((rows, width))
         };
-        let q = rotate(0, self.num_heads)?;
-        let k = rotate(q_width, self.num_kv_heads)?;
+        let q = rotate(0, self.config.num_heads)?;
+        let k = rotate(q_width, self.config.num_kv_heads)?;
         let v = qkv.narrow(1, q_width + kv_width, kv_width)?;
         let attended = batch
             .spans
             .iter()
-            .map(|span| functions::attend(&q, &k, &v, &span.tokens, self.num_heads, self.num_kv_heads))
+            .map(|span| functions::attend(&q, &k, &v, &span.tokens, self.config.num_heads, self.config.num_kv_heads))
             .collect::<candle_core::Result<Vec<_>>>()?;
         Ok(Tensor::cat(&attended, 0)?)
     }

@@ -86,11 +86,19 @@ impl CpuExecutor {
             self.model.hidden(&mut self.ops, x, &Batch { outputs: &outputs, ..*batch })?;
             let (states, stride) = self.ops.hidden_states();
             let states = states.chunks_exact(stride).take(outputs.len()).map(|s| &s[..self.hidden_size]);
+            let pooled = |out: &mut StepOutput, values: Vec<f32>| {
+                out.rows[index] = match values.iter().all(|v| v.is_finite()) {
+                    true => RowOut::Pooled(values),
+                    false => RowOut::Failed(NOT_FINITE.into()),
+                };
+            };
+            if pooling == Pooling::Last {
+                pooled(out, states.flatten().copied().collect());
+                continue;
+            }
             let sum = self.sums.entry(row.seq).or_default();
-            if row.start == 0 || pooling == Pooling::Last {
-                sum.tokens = first - span.tokens.start + row.start;
-                sum.values.clear();
-                sum.values.resize(self.hidden_size, 0.0);
+            if row.start == 0 {
+                *sum = Sum { tokens: 0, values: vec![0.0; self.hidden_size] };
             }
             sum.tokens += outputs.len();
             for state in states {
@@ -100,16 +108,11 @@ impl CpuExecutor {
                 continue;
             }
             let Some(sum) = self.sums.remove(&row.seq) else { continue };
-            let count = match pooling {
-                Pooling::Mean => sum.tokens as f64,
-                Pooling::Last => 1.0,
-            };
-            let pooled: Vec<f32> = sum.values.iter().map(|value| (value / count) as f32).collect();
-            out.rows[index] = match (sum.tokens == row.start + row.len, pooled.iter().all(|p| p.is_finite())) {
-                (true, true) => RowOut::Pooled(pooled),
-                (true, false) => RowOut::Failed(NOT_FINITE.into()),
-                (false, _) => RowOut::Failed("tokens to be pooled were not computed".into()),
-            };
+            if sum.tokens == row.start + row.len {
+                pooled(out, sum.values.iter().map(|value| (value / sum.tokens as f64) as f32).collect());
+            } else {
+                out.rows[index] = RowOut::Failed("tokens to be pooled were not computed".into());
+            }
         }
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! `/v1/embeddings`, `/tokenize` and `/detokenize`.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use base64::Engine as _;
@@ -21,14 +20,7 @@ async fn embed(server: &Server, mut body: Value) -> Value {
 }
 
 fn expected(prompt: &[TokenId], pooling: Pooling, normalize: bool) -> Vec<f32> {
-    let request = Request {
-        prompt: prompt.into(),
-        task: Task::Embed(pooling),
-        params: Arc::new(SamplingParams::default()),
-        priority: 0,
-        cache_salt: None,
-        adapter: None,
-    };
+    let request = Request { task: Task::Embed(pooling), ..Request::generate(prompt, SamplingParams::default()) };
     let vector = oracle_pooled(&request).unwrap();
     let length = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
     vector.iter().map(|&v| if normalize { (f64::from(v) / length) as f32 } else { v }).collect()

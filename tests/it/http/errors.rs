@@ -84,6 +84,7 @@ async fn fields_out_of_range() {
         (json!({"min_p": 2}), dec_above, "min_p"),
         (json!({"repetition_penalty": 0}), dec_below, "repetition_penalty"),
         (json!({"repetition_penalty": -1}), dec_below, "repetition_penalty"),
+        (json!({"repetition_penalty": 1e-40}), dec_below, "repetition_penalty"),
         (json!({"presence_penalty": 2.5}), dec_above, "presence_penalty"),
         (json!({"frequency_penalty": -2.5}), dec_below, "frequency_penalty"),
         (json!({"n": 0}), below, "n"),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use lima::model::config::RopeScaling;
 use lima::model::weights::Checkpoint;
 use lima::ops::quant::DType;
 use serde_json::json;
@@ -211,6 +212,8 @@ fn gguf_headers() {
         ),
         (|f| _ = f.set("llama.attention.sliding_window", Meta::U32(127)), "llama.attention.sliding_window is 127"),
         (|f| _ = f.set("llama.rope.scaling.type", Meta::Str("yarn")), "llama.rope.scaling.type is \"yarn\""),
+        (|f| _ = f.set("llama.rope.scaling.type", Meta::U32(1)), "llama.rope.scaling.type must be a string"),
+        (|f| _ = f.set("llama.rope.scaling.type", Meta::Str("linear")), "llama.rope.scaling.factor is missing"),
         (|f| _ = f.set("llama.rope.scaling.yarn_log_multiplier", Meta::F32(0.1)), "yarn_log_multiplier is 0.1"),
         (|f| _ = f.set("llama.final_logit_softcapping", Meta::F32(30.0)), "llama.final_logit_softcapping is 30"),
         (|f| _ = f.set("llama.attention.value_length", Meta::U32(8)), "llama.attention.value_length is 8"),
@@ -246,6 +249,27 @@ fn gguf_keys_that_change_nothing() {
         .set("llama.rope.scaling.attn_factor", Meta::F32(1.0));
     fs::write(&path, file.bytes()).unwrap();
     assert_eq!(Checkpoint::open(&path).unwrap().config(), &config_of(&GgufFile::new(DType::Q8_0), &path));
+}
+
+/// As llama.cpp reads them: linear where no type is given, older writers use the second name, 0 and 1 are off.
+#[test]
+fn gguf_linear_rope_scaling() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("m.gguf");
+    let (factor, older, kind) = ("llama.rope.scaling.factor", "llama.rope.scale_linear", "llama.rope.scaling.type");
+    let scaling = |set: &[(&str, Meta)]| {
+        let mut file = GgufFile::new(DType::Q8_0);
+        set.iter().for_each(|(key, value)| _ = file.set(key, value.clone()));
+        config_of(&file, &path).rope_scaling
+    };
+    let four = RopeScaling::Linear { factor: 4.0 };
+    assert_eq!(scaling(&[(factor, Meta::F32(4.0))]), four);
+    assert_eq!(scaling(&[(older, Meta::F32(4.0))]), four);
+    assert_eq!(scaling(&[(kind, Meta::Str("linear")), (factor, Meta::F32(4.0)), (older, Meta::F32(2.0))]), four);
+    assert_eq!(scaling(&[(kind, Meta::Str("none")), (factor, Meta::F32(4.0))]), RopeScaling::None);
+    for off in [0.0, 1.0] {
+        assert_eq!(scaling(&[(factor, Meta::F32(off))]), RopeScaling::None);
+    }
 }
 
 fn config_of(file: &GgufFile, path: &Path) -> lima::model::config::LlamaConfig {

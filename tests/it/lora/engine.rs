@@ -8,19 +8,19 @@ use std::time::Duration;
 use lima::engine::{AdapterError, AdapterLease, AdapterWeights, BLOCK_SIZE, Event, Request, SamplingParams, TokenId};
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
+use lima::ops::quant::DType;
 use lima::runner::adapters::load;
 
 use super::folder;
-use crate::support::engine::{Output, Running, Setting, request};
+use crate::support::engine::{Output, Running, Setting};
 use crate::support::goldens;
 
 const THREE: [&str; 3] = ["gqa-qv", "gqa-all", "gqa-patterns"];
 
-fn setting(format: Format) -> Setting {
+fn setting(dtype: DType) -> Setting {
     Setting {
         kv: None,
-        format,
+        dtype,
         level: Level::best(),
         threads: 1,
         max_num_batched_tokens: 512,
@@ -48,7 +48,7 @@ fn ask(engine: &Running, prompt: &[TokenId], adapter: Option<&AdapterLease>) -> 
 fn make(prompt: &[TokenId], max_tokens: u32, adapter: Option<&AdapterLease>) -> Request {
     let params =
         SamplingParams { temperature: 0.8, seed: 5, max_tokens, logprobs: Some(1), ..SamplingParams::default() };
-    Request { adapter: adapter.cloned(), ..request(prompt.to_vec(), params) }
+    Request { adapter: adapter.cloned(), ..Request::generate(prompt, params) }
 }
 
 fn prompt(i: usize, len: usize) -> Vec<TokenId> {
@@ -74,8 +74,8 @@ fn loaded(engine: &Running) -> (usize, usize) {
 /// Alone, in a crowd, in chunks, from the cache, after preemption: the same bits.
 #[test]
 fn answers_do_not_depend_on_neighbours() {
-    for format in [Format::F32, Format::Q4_1] {
-        let base = setting(format);
+    for dtype in [DType::F32, DType::Q4_1] {
+        let base = setting(dtype);
         let engine = start(Setting { prefix_caching: false, ..base }, 3);
         let leases = THREE.map(|name| engine.handle.load_adapter(weights(name)).unwrap());
         let who = |i: usize, leases: &[AdapterLease; 3]| leases.get(i % 4).cloned();
@@ -99,7 +99,7 @@ fn answers_do_not_depend_on_neighbours() {
             let leases = leases.map(Option::unwrap);
             for round in 0..2 {
                 for (i, (output, _)) in engine.ask(&requests(&leases)).into_iter().enumerate() {
-                    assert!(output == alone[i], "request {i} {how}, {format:?}, round {round}");
+                    assert!(output == alone[i], "request {i} {how}, {dtype:?}, round {round}");
                 }
             }
             assert_eq!(engine.preemptions() > 0, how == "preempted", "{how}");
@@ -112,14 +112,14 @@ fn answers_do_not_depend_on_neighbours() {
 fn the_prefix_cache_keeps_adapters_apart() {
     let prompt = prompt(1, 97);
     let reference = |name: Option<&str>| {
-        let engine = start(Setting { prefix_caching: false, ..setting(Format::F32) }, 1);
+        let engine = start(Setting { prefix_caching: false, ..setting(DType::F32) }, 1);
         let lease = name.map(|name| engine.handle.load_adapter(weights(name)).unwrap());
         ask(&engine, &prompt, lease.as_ref()).0
     };
     let [base, qv, all] = [reference(None), reference(Some("gqa-qv")), reference(Some("gqa-all"))];
     assert!(base.tokens != qv.tokens && qv.tokens != all.tokens && base.tokens != all.tokens);
 
-    let engine = start(setting(Format::F32), 1);
+    let engine = start(setting(DType::F32), 1);
     assert_eq!(ask(&engine, &prompt, None), (base.clone(), 0));
     assert_eq!(ask(&engine, &prompt, None), (base.clone(), 3 * BLOCK_SIZE));
     // The one slot, filled again and again: by another adapter, by the same one.
@@ -138,7 +138,7 @@ fn the_prefix_cache_keeps_adapters_apart() {
 /// A sequence keeps its adapter; the memory goes when the last one ends.
 #[test]
 fn an_adapter_in_use_is_not_unloaded() {
-    let engine = start(setting(Format::F32), 1);
+    let engine = start(setting(DType::F32), 1);
     let lease = engine.handle.load_adapter(weights("gqa-all")).unwrap();
     let long = make(&prompt(2, 40), 100, Some(&lease));
     let undisturbed = engine.ask(std::slice::from_ref(&long)).remove(0).0;
@@ -169,7 +169,7 @@ fn an_adapter_in_use_is_not_unloaded() {
 
 #[test]
 fn a_hundred_loads_leave_nothing_behind() {
-    let engine = start(setting(Format::F32), 2);
+    let engine = start(setting(DType::F32), 2);
     let bytes = |name: &str| {
         let lease = engine.handle.load_adapter(weights(name)).unwrap();
         let bytes = loaded(&engine).1;
@@ -203,9 +203,9 @@ fn a_hundred_loads_leave_nothing_behind() {
 #[test]
 fn refusals() {
     let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
-    let none = Running::start(&checkpoint, setting(Format::F32));
+    let none = Running::start(&checkpoint, setting(DType::F32));
     assert_eq!(none.handle.load_adapter(weights("gqa-qv")).unwrap_err(), AdapterError::Full(0));
-    let engine = start(setting(Format::F32), 1);
+    let engine = start(setting(DType::F32), 1);
     let handle = engine.handle.clone();
     drop(engine);
     assert_eq!(handle.load_adapter(weights("gqa-qv")).unwrap_err(), AdapterError::Stopped);

@@ -13,8 +13,8 @@ use lima::model::lora::Adapter;
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::kv::KvType;
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
 use lima::ops::cpu::{self, Cpu, CpuOptions};
+use lima::ops::quant::DType;
 use lima::ops::{Batch, Ops, Span};
 use serde::Deserialize;
 
@@ -66,20 +66,20 @@ struct Row<'a> {
 }
 
 impl Model {
-    fn open(base: &str, adapters: &[&str], format: Format, level: Level, threads: usize) -> Self {
-        Self::at(&goldens::path(base), adapters, format, level, threads)
+    fn open(base: &str, adapters: &[&str], dtype: DType, level: Level, threads: usize) -> Self {
+        Self::at(&goldens::path(base), adapters, dtype, level, threads)
     }
 
-    fn at(base: &Path, adapters: &[&str], format: Format, level: Level, threads: usize) -> Self {
+    fn at(base: &Path, adapters: &[&str], dtype: DType, level: Level, threads: usize) -> Self {
         let checkpoint = Checkpoint::open(base).unwrap();
         let config = checkpoint.config();
-        let kv = if format == Format::F32 { KvType::F32 } else { KvType::BF16 };
+        let kv = if dtype == DType::F32 { KvType::F32 } else { KvType::BF16 };
         let mut ops = Cpu::new(
             config,
             CpuOptions {
                 threads,
                 level,
-                format: Some(format),
+                dtype: Some(dtype),
                 kv,
                 max_tokens: 256,
                 max_outputs: 256,

@@ -7,7 +7,6 @@ use lima::model::llama::Llama;
 use lima::model::lora::{Adapter, Projection};
 use lima::model::weights::{Checkpoint, expected_tensors};
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
 use lima::ops::graph::{self, Graph};
 use lima::ops::quant::DType;
 use lima::ops::{Batch, Ops, OpsError, Span};
@@ -19,7 +18,7 @@ use crate::load::writer;
 fn adapters_equal_peft() {
     for golden in all() {
         for level in Level::available() {
-            let mut model = Model::open(&golden.base, &[&golden.name], Format::F32, level, 2);
+            let mut model = Model::open(&golden.base, &[&golden.name], DType::F32, level, 2);
             for (prompt, expected) in golden.prompts.iter().zip(&golden.rows) {
                 let apart = distance(&model.alone(prompt, Some(slot(0))), expected);
                 println!("{} {level} {} tokens: {apart:.1e}", golden.name, prompt.len());
@@ -64,8 +63,8 @@ fn merged(golden: &Golden, dir: &Path) -> PathBuf {
 fn an_adapter_equals_the_merged_model() {
     for golden in all() {
         let dir = tempfile::tempdir().unwrap();
-        let mut whole = Model::at(&merged(&golden, dir.path()), &[], Format::F32, Level::best(), 1);
-        let mut adapted = Model::open(&golden.base, &[&golden.name], Format::F32, Level::best(), 1);
+        let mut whole = Model::at(&merged(&golden, dir.path()), &[], DType::F32, Level::best(), 1);
+        let mut adapted = Model::open(&golden.base, &[&golden.name], DType::F32, Level::best(), 1);
         for prompt in &golden.prompts {
             let expected: Vec<_> = whole.alone(prompt, None).iter().map(|l| goldens::log_softmax(l)).collect();
             let apart = distance(&adapted.alone(prompt, Some(slot(0))), &expected);
@@ -84,19 +83,19 @@ fn a_batch_of_adapters_is_each_alone() {
     // Adapters come more than once, and not in order.
     let who = [Some(slot(1)), None, Some(slot(0)), Some(slot(2)), Some(slot(1)), None, Some(slot(2)), Some(slot(0))];
     let prompts: Vec<Vec<u32>> = (0..who.len()).map(|i| (0..5 + i * 3).map(|k| token(i, k)).collect()).collect();
-    for format in [Format::F32, Format::BF16, Format::Q8_0, Format::Q4_1] {
+    for dtype in [DType::F32, DType::BF16, DType::Q8_0, DType::Q4_1] {
         let mut expected: Option<Vec<Vec<u32>>> = None;
         for level in Level::available() {
-            if format == Format::BF16 && level == Level::Avx512Bf16 {
+            if dtype == DType::BF16 && level == Level::Avx512Bf16 {
                 // Its products are others: compared with themselves.
                 expected = None;
             }
             for threads in [1, 2] {
-                let mut model = Model::open("gqa", &THREE, format, level, threads);
+                let mut model = Model::open("gqa", &THREE, dtype, level, threads);
                 let alone: Vec<_> =
                     prompts.iter().zip(who).map(|(p, adapter)| bits(&model.alone(p, adapter))).collect();
                 let expected = expected.get_or_insert_with(|| alone.clone());
-                assert!(alone == *expected, "{format:?} {level} {threads} threads");
+                assert!(alone == *expected, "{dtype:?} {level} {threads} threads");
 
                 // All of the prompts at once.
                 let rows = |from: fn(usize) -> usize, to: fn(usize, usize) -> usize| {
@@ -110,14 +109,14 @@ fn a_batch_of_adapters_is_each_alone() {
                 };
                 let together = model.forward(&rows(|_| 0, |_, len| len));
                 for (i, logits) in together.iter().enumerate() {
-                    assert!(bits(logits) == expected[i], "row {i}, {format:?} {level} {threads} threads");
+                    assert!(bits(logits) == expected[i], "row {i}, {dtype:?} {level} {threads} threads");
                 }
                 // In two pieces, the second of one or more tokens.
                 let first = model.forward(&rows(|_| 0, |i, len| if i % 2 == 0 { len - 1 } else { 3 }));
                 let second = model.forward(&rows(|i| if i % 2 == 0 { 4 + i * 3 } else { 3 }, |_, len| len));
                 for (i, (a, b)) in first.iter().zip(&second).enumerate() {
                     let whole = [bits(a), bits(b)].concat();
-                    assert!(whole == expected[i], "row {i} in pieces, {format:?} {level} {threads} threads");
+                    assert!(whole == expected[i], "row {i} in pieces, {dtype:?} {level} {threads} threads");
                 }
             }
         }
@@ -128,11 +127,11 @@ fn a_batch_of_adapters_is_each_alone() {
 #[test]
 fn the_base_is_as_without_adapters() {
     let prompt: Vec<u32> = (3..40).collect();
-    for format in [Format::F32, Format::Q8_0] {
+    for dtype in [DType::F32, DType::Q8_0] {
         let checkpoint = goldens::path("gqa");
-        let mut plain = crate::support::cpu::CpuModel::open(&checkpoint, Some(format), Level::best(), 1);
-        let mut adapted = Model::open("gqa", &THREE, format, Level::best(), 1);
-        assert!(bits(&plain.logits(&prompt, 64)) == bits(&adapted.alone(&prompt, None)), "{format:?}");
+        let mut plain = crate::support::cpu::CpuModel::open(&checkpoint, Some(dtype), Level::best(), 1);
+        let mut adapted = Model::open("gqa", &THREE, dtype, Level::best(), 1);
+        assert!(bits(&plain.logits(&prompt, 64)) == bits(&adapted.alone(&prompt, None)), "{dtype:?}");
     }
 }
 
@@ -142,7 +141,7 @@ fn slots_and_generations_are_checked() {
     let checkpoint = Checkpoint::open(goldens::path("gqa")).unwrap();
     let adapter = Adapter::open(&folder("gqa-qv"), checkpoint.config(), 8).unwrap();
     let pack = || Arc::new(cpu::lora::Adapter::pack(&adapter, checkpoint.config()));
-    let mut model = Model::open("gqa", &["gqa-all"], Format::F32, Level::best(), 1);
+    let mut model = Model::open("gqa", &["gqa-all"], DType::F32, Level::best(), 1);
     let later = AdapterSlot { generation: 8, ..slot(0) };
     let refused = |model: &mut Model, adapter| {
         let spans = [Span { tokens: 0..1, start: 0, blocks: 0..1, adapter: Some(adapter) }];
@@ -219,7 +218,7 @@ fn the_graph_equals_peft_and_the_cpu() {
     let mut graph = GraphModel::open("gqa", &THREE, false);
     let sequences: Vec<_> = prompts.iter().map(Vec::as_slice).zip(who).collect();
     let together = graph.forward(&sequences).to_vec2::<f32>().unwrap();
-    let mut cpu = Model::open("gqa", &THREE, Format::F32, Level::best(), 2);
+    let mut cpu = Model::open("gqa", &THREE, DType::F32, Level::best(), 2);
     let mut rows = together.into_iter();
     for (tokens, adapter) in sequences {
         let expected: Vec<_> = cpu.alone(tokens, adapter).iter().map(|l| goldens::log_softmax(l)).collect();

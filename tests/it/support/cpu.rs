@@ -6,8 +6,8 @@ use lima::engine::{BLOCK_SIZE, BlockId};
 use lima::model::llama::Llama;
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
 use lima::ops::cpu::{Cpu, CpuOptions};
+use lima::ops::quant::DType;
 use lima::ops::{Batch, Span};
 
 /// A loaded model; every position's logits can be read.
@@ -20,17 +20,17 @@ pub struct CpuModel {
 }
 
 impl CpuModel {
-    /// `format` converts while loading; the cache is F32 with F32 weights, else BF16.
-    pub fn open(path: &Path, format: Option<Format>, level: Level, threads: usize) -> Self {
+    /// `dtype` converts while loading; the cache is F32 with F32 weights, else BF16.
+    pub fn open(path: &Path, dtype: Option<DType>, level: Level, threads: usize) -> Self {
         let checkpoint = Checkpoint::open(path).unwrap();
         let config = checkpoint.config();
-        let kv = lima::runner::load::kv_type(&checkpoint, format);
+        let kv = lima::runner::load::kv_type(&checkpoint, dtype);
         Self::with(
             &checkpoint,
             CpuOptions {
                 threads,
                 level,
-                format,
+                dtype,
                 kv,
                 max_tokens: 512,
                 max_outputs: 512,

@@ -1,22 +1,20 @@
 //! A real model behind a real engine, to be asked by many at once.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use lima::engine::{
-    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, Scored, Task, TokenId,
-    spawn,
+    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, Scored, TokenId, spawn,
 };
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::kv::{KvPool, KvType};
 use lima::ops::cpu::level::Level;
-use lima::ops::cpu::pack::Format;
+use lima::ops::quant::DType;
 use lima::runner::{self, CpuExecutor, RunnerOptions};
 
 /// How an engine is built, beside its model.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    pub format: Format,
+    pub dtype: DType,
     /// Type of the cache; `None`: what goes with the format.
     pub kv: Option<KvType>,
     pub level: Level,
@@ -46,10 +44,10 @@ impl Setting {
 
     /// Loads the model as the server does.
     pub fn load(&self, checkpoint: &Checkpoint) -> CpuExecutor {
-        let kv = self.kv.unwrap_or_else(|| runner::load::kv_type(checkpoint, Some(self.format)));
+        let kv = self.kv.unwrap_or_else(|| runner::load::kv_type(checkpoint, Some(self.dtype)));
         let options = RunnerOptions {
             threads: Some(self.threads),
-            format: Some(self.format),
+            dtype: Some(self.dtype),
             kv_cache: self.kv,
             max_model_len: Some(MAX_LEN),
             max_num_batched_tokens: self.max_num_batched_tokens,
@@ -139,14 +137,8 @@ fn bits(top: &[(TokenId, f32)]) -> Top {
     top.iter().map(|(id, p)| (*id, p.to_bits())).collect()
 }
 
-/// A request that nothing but its length ends.
-pub fn request(prompt: Vec<TokenId>, params: SamplingParams) -> Request {
-    Request {
-        prompt: prompt.into(),
-        task: Task::default(),
-        params: Arc::new(params),
-        priority: 0,
-        cache_salt: None,
-        adapter: None,
-    }
+/// A prompt of `len` tokens from `first` on, continued until `max_tokens`.
+pub fn counting(first: TokenId, len: u32, max_tokens: u32) -> Request {
+    let params = SamplingParams { max_tokens, ..SamplingParams::default() };
+    Request::generate((first..first + len).collect::<Vec<_>>(), params)
 }
