@@ -71,7 +71,8 @@ impl Generation {
         let choice = |(events, sequence): (EventStream, &Request)| {
             let vocabulary = submission.vocabulary.clone();
             let mut text =
-                TextStream::new(Arc::clone(&model.tokenizer), vocabulary.skip_special, submission.stop.clone());
+                TextStream::new(Arc::clone(&model.tokenizer), vocabulary.skip_special, submission.stop.clone())
+                    .stopping_after(sequence.params.min_tokens);
             if submission.continues {
                 text = text.continuing(&sequence.prompt);
             }

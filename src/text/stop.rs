@@ -112,12 +112,21 @@ pub type Piece = StopOutcome;
 pub struct TextStream {
     detokenizer: Detokenizer,
     matcher: StopMatcher,
+    /// Tokens whose text is not searched.
+    unsearched: u32,
 }
 
 impl TextStream {
     /// Starts a text that ends before any of `stops`.
     pub fn new(tokenizer: Arc<Tokenizer>, skip_special: bool, stops: Vec<String>) -> Self {
-        Self { detokenizer: Detokenizer::new(tokenizer, skip_special), matcher: StopMatcher::new(stops) }
+        let (detokenizer, matcher) = (Detokenizer::new(tokenizer, skip_special), StopMatcher::new(stops));
+        Self { detokenizer, matcher, unsearched: 0 }
+    }
+
+    /// Stop strings count only in what comes after the first `min_tokens` tokens.
+    pub fn stopping_after(mut self, min_tokens: u32) -> Self {
+        self.unsearched = min_tokens;
+        self
     }
 
     /// Continues a text that ends in these tokens: a character that they left incomplete is completed by
@@ -140,6 +149,10 @@ impl TextStream {
     /// Adds a token.
     pub fn push(&mut self, id: TokenId) -> Piece {
         let text = self.detokenizer.push(id);
+        if self.unsearched > 0 {
+            self.unsearched -= 1;
+            return Piece { text, stopped: None };
+        }
         self.matcher.push(&text)
     }
 

@@ -30,7 +30,7 @@ impl Scheduler {
                 seq.admitted = true;
                 self.counters.prompt_tokens += seq.num_prompt as u64;
                 self.counters.cached_prompt_tokens += cached as u64;
-                if self.config.enable_prefix_caching {
+                if self.config.enable_prefix_caching && seq.num_cacheable() > 0 {
                     self.counters.prefix_cache_queries += seq.num_prompt as u64;
                     self.counters.prefix_cache_hits += cached as u64;
                 }

@@ -69,6 +69,15 @@ async fn limits_end_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stop_strings_count_after_min_tokens() {
+    let server = Server::default().await;
+    for (min_tokens, text) in [(0, "He"), (2, "He"), (3, "Hel"), (4, "Hello, wör")] {
+        let answer = server.chat(json!({"stop": "l", "min_tokens": min_tokens})).await;
+        assert_eq!(answer["choices"][0]["message"]["content"], text, "{min_tokens}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stop_strings_are_never_returned() {
     let server = Server::default().await;
     for (stop, text) in [

@@ -46,10 +46,15 @@ pub fn encode(dtype: DType, values: &[f32], cols: usize) -> Vec<u8> {
 }
 
 pub fn safetensors(dtype: DType, tensors: &[Tensor]) -> Vec<u8> {
+    mixed_safetensors(|_| dtype, tensors)
+}
+
+/// Each tensor in the type that its name gives.
+pub fn mixed_safetensors(dtype: impl Fn(&str) -> DType, tensors: &[Tensor]) -> Vec<u8> {
     let (mut header, mut data) = (Map::new(), Vec::new());
     header.insert("__metadata__".into(), json!({"format": "pt"}));
     for (name, shape, values) in tensors {
-        let begin = data.len();
+        let (dtype, begin) = (dtype(name), data.len());
         data.extend(encode(dtype, values, shape[1]));
         let shape = if shape[0] == 1 { json!([shape[1]]) } else { json!(shape) };
         header

@@ -66,25 +66,19 @@ struct Row<'a> {
 }
 
 impl Model {
-    fn open(base: &str, adapters: &[&str], dtype: DType, level: Level, threads: usize) -> Self {
+    fn open(base: &str, adapters: &[&str], dtype: impl Into<Option<DType>>, level: Level, threads: usize) -> Self {
         Self::at(&goldens::path(base), adapters, dtype, level, threads)
     }
 
-    fn at(base: &Path, adapters: &[&str], dtype: DType, level: Level, threads: usize) -> Self {
+    /// `dtype`: `None` as stored.
+    fn at(base: &Path, adapters: &[&str], dtype: impl Into<Option<DType>>, level: Level, threads: usize) -> Self {
+        let dtype = dtype.into();
         let checkpoint = Checkpoint::open(base).unwrap();
         let config = checkpoint.config();
-        let kv = if dtype == DType::F32 { KvType::F32 } else { KvType::BF16 };
+        let kv = if dtype.is_none_or(|d| d == DType::F32) { KvType::F32 } else { KvType::BF16 };
         let mut ops = Cpu::new(
             config,
-            CpuOptions {
-                threads,
-                level,
-                dtype: Some(dtype),
-                kv,
-                max_tokens: 256,
-                max_outputs: 256,
-                max_positions: 32 * BLOCKS,
-            },
+            CpuOptions { threads, level, dtype, kv, max_tokens: 256, max_outputs: 256, max_positions: 32 * BLOCKS },
         );
         let model = Llama::load(&mut ops, &checkpoint, config, |_| ()).unwrap();
         ops.allocate_cache(16 * BLOCKS);

@@ -123,6 +123,65 @@ fn a_batch_of_adapters_is_each_alone() {
     }
 }
 
+/// Matrices that are one product are stored in different types, so they are several parts with one output.
+#[test]
+fn a_base_of_several_formats() {
+    let source = Checkpoint::open(goldens::path("gqa")).unwrap();
+    let config = source.config();
+    let tensors: Vec<_> = expected_tensors(config)
+        .into_iter()
+        .map(|(name, shape)| {
+            let values = source.tensor(&name).unwrap().to_f32();
+            (name, shape, values)
+        })
+        .collect();
+    let dtype = |name: &str| match name {
+        n if n.contains("k_proj") || n.contains("up_proj") => DType::BF16,
+        n if n.contains("v_proj") => DType::F16,
+        _ => DType::F32,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(goldens::path("gqa").join("config.json"), dir.path().join("config.json")).unwrap();
+    std::fs::write(dir.path().join("model.safetensors"), writer::mixed_safetensors(dtype, &tensors)).unwrap();
+
+    let prompts: Vec<Vec<u32>> =
+        (0..4u32).map(|i| (0..9 + i * 5).map(|k| 3 + (i * 31 + k * 7) % 90).collect()).collect();
+    let who = [Some(slot(1)), None, Some(slot(0)), Some(slot(2))];
+    let alone = |dtype: Option<DType>, level, threads| -> Vec<Vec<Vec<f32>>> {
+        let mut model = Model::at(dir.path(), &THREE, dtype, level, threads);
+        prompts.iter().zip(who).map(|(p, adapter)| model.alone(p, adapter)).collect()
+    };
+    let exact = alone(Some(DType::F32), Level::Scalar, 1);
+    let all_bits = |all: &[Vec<Vec<f32>>]| all.iter().map(|l| bits(l)).collect::<Vec<_>>();
+    let expected = all_bits(&alone(None, Level::Scalar, 1));
+    for level in Level::available() {
+        for threads in [1, 2] {
+            let parts = alone(None, level, threads);
+            for (logits, exact) in parts.iter().zip(&exact) {
+                let exact: Vec<_> = exact.iter().map(|l| goldens::log_softmax(l)).collect();
+                // Rounding activations to BF16 for two of the products.
+                let apart = distance(logits, &exact);
+                assert!(apart > 0.0 && apart < 0.1, "{level} {threads}: {apart}");
+            }
+            if level != Level::Avx512Bf16 {
+                assert!(all_bits(&parts) == expected, "{level} {threads}");
+            }
+            let mut model = Model::at(dir.path(), &THREE, None, level, threads);
+            let row = |i: usize, from: usize, to: usize| Row {
+                seq: i,
+                start: from,
+                tokens: &prompts[i][from..to],
+                adapter: who[i],
+            };
+            let first = model.forward(&(0..4).map(|i| row(i, 0, 3 + i)).collect::<Vec<_>>());
+            let second = model.forward(&(0..4).map(|i| row(i, 3 + i, prompts[i].len())).collect::<Vec<_>>());
+            for (i, whole) in parts.iter().enumerate() {
+                assert!([bits(&first[i]), bits(&second[i])].concat() == bits(whole), "{level} {threads} row {i}");
+            }
+        }
+    }
+}
+
 /// Loaded adapters change nothing for rows without one.
 #[test]
 fn the_base_is_as_without_adapters() {
