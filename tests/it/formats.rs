@@ -27,7 +27,7 @@ struct Goldens {
 
 #[derive(Deserialize)]
 struct Stored {
-    dtype: String,
+    format: String,
     cols: usize,
     /// Rows as stored, in hexadecimal.
     bytes: String,
@@ -86,7 +86,7 @@ fn stored_and_converted_numbers_equal_ggmls() {
     assert_eq!(goldens.formats.len(), DType::ALL.len());
     let mut pool = Pool::new(2);
     for stored in &goldens.formats {
-        let (from, bytes) = (dtype(&stored.dtype), stored.bytes());
+        let (from, bytes) = (dtype(&stored.format), stored.bytes());
         let row_bytes = from.row_bytes(stored.cols).unwrap();
         let rows = bytes.len() / row_bytes;
         let view = TensorView::new(from, rows, stored.cols, &bytes, None).unwrap();
