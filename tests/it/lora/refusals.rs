@@ -37,7 +37,7 @@ fn fields_are_refused_with_the_file() {
         (json!({"use_dora": true}), "adapter_config.json: use_dora is true"),
         (json!({"modules_to_save": ["embed_tokens"]}), "adapter_config.json: modules_to_save is"),
         (json!({"r": 17}), "adapter_config.json: r is 17, above --max-lora-rank 16"),
-        (json!({"rank_pattern": {"v_proj": 64}}), "adapter_config.json: rank_pattern.v_proj is 64, above"),
+        (json!({"rank_pattern": {"v_proj": 64}}), "adapter_config.json: rank_pattern.\"v_proj\" is 64, above"),
         (
             json!({"r": 4}),
             "adapter_model.safetensors: tensor \"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight\" is \
