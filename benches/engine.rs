@@ -9,6 +9,7 @@
 //!   and 64 sequences that hold 128 tokens each; elements are tokens. The model is `LIMA_TEST_MODEL`'s, else the
 //!   default one, fetched if need be. `LIMA_THREADS` and `LIMA_CPU_LEVEL` as for `lima`.
 
+use std::cell::{LazyCell, RefCell};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
@@ -16,6 +17,7 @@ use lima::engine::{
     BLOCK_SIZE, Core, Executor, ExecutorError, Request, RowOut, SampleInput, Sampled, SamplingParams, SchedulerConfig,
     SeqId, StepInput, StepOutput, Ticket, TokenId,
 };
+use lima::runner::CpuExecutor;
 use smallvec::smallvec;
 
 mod support;
@@ -155,34 +157,55 @@ fn admit(c: &mut Criterion) {
     group.finish();
 }
 
+/// Tokens that each sequence of the model holds.
 const DEPTH: usize = 128;
 const SEQS: usize = 64;
 
-fn steps(c: &mut Criterion) {
-    let (config, loaded) = default_model(2 * DEPTH, SEQS);
-    let (mut executor, vocab) = (loaded.executor, config.vocab_size);
-    let each = 2 * DEPTH / BLOCK_SIZE;
-    let token = |i: usize| ((i * 7919 + 13) % vocab) as u32;
+/// The default model, each sequence filled.
+struct Model {
+    executor: CpuExecutor,
+    vocab: usize,
+}
 
+impl Model {
+    const BLOCKS_EACH: usize = 2 * DEPTH / BLOCK_SIZE;
+
+    fn load() -> RefCell<Self> {
+        let (config, loaded) = default_model(2 * DEPTH, SEQS);
+        let mut model = Self { executor: loaded.executor, vocab: config.vocab_size };
+        for i in 0..SEQS {
+            let tokens = model.tokens(i * DEPTH, DEPTH);
+            fill(&mut model.executor, i, &tokens, 0, Self::BLOCKS_EACH);
+        }
+        RefCell::new(model)
+    }
+
+    fn tokens(&self, from: usize, count: usize) -> Vec<TokenId> {
+        (from..from + count).map(|i| ((i * 7919 + 13) % self.vocab) as TokenId).collect()
+    }
+}
+
+fn steps(c: &mut Criterion) {
     let mut group = c.benchmark_group("step");
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
     group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    // Not loaded if a filter leaves all of this out.
+    let model = LazyCell::new(Model::load);
 
-    let prompt = vec![(0..DEPTH).map(token).collect::<Vec<_>>()];
     group.throughput(Throughput::Elements(DEPTH as u64));
-    group.bench_function(format!("prefill/{DEPTH}"), |b| b.iter(|| step(&mut executor, &prompt, 0, each)));
-
-    for i in 0..SEQS {
-        let tokens: Vec<u32> = (0..DEPTH).map(|k| token(i * DEPTH + k)).collect();
-        fill(&mut executor, i, &tokens, 0, each);
-    }
+    group.bench_function(format!("prefill/{DEPTH}"), |b| {
+        let model = &mut *model.borrow_mut();
+        let prompt = vec![model.tokens(0, DEPTH)];
+        b.iter(|| step(&mut model.executor, &prompt, 0, Model::BLOCKS_EACH));
+    });
     for rows in [1, 16, SEQS] {
-        // Always the same position: it is overwritten by each step.
-        let mut tokens: Vec<Vec<u32>> = (0..rows).map(|i| vec![token(i)]).collect();
         group.throughput(Throughput::Elements(rows as u64));
         group.bench_function(format!("decode/{rows}"), |b| {
+            let model = &mut *model.borrow_mut();
+            // Always the same position: it is overwritten by each step.
+            let mut tokens: Vec<Vec<TokenId>> = (0..rows).map(|i| model.tokens(i, 1)).collect();
             b.iter(|| {
-                let next = step(&mut executor, &tokens, DEPTH, each);
+                let next = step(&mut model.executor, &tokens, DEPTH, Model::BLOCKS_EACH);
                 tokens.iter_mut().zip(next).for_each(|(old, new)| old[0] = new);
             });
         });
