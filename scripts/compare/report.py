@@ -9,7 +9,7 @@ from . import llama_cpp, machine
 
 
 def lines(saved, cells):
-    """Rows that are measured: (label, llama.cpp, lima, unit, ratio, least, greatest, at least, aim, note)."""
+    """Rows that are measured: (label, llama.cpp, lima, unit, ratio, least, greatest, at least, aim, failed, note)."""
     for cell in cells:
         got = saved["cells"].get(cell.key, {})
         pairs = list(zip(got.get("llama.cpp", []), got.get("lima", [])))
@@ -18,22 +18,24 @@ def lines(saved, cells):
         ratios = [ours / theirs for theirs, ours in pairs]
         theirs, ours = (statistics.median(side) for side in zip(*pairs))
         note = f"{len(pairs)} runs; {' '.join(got['flags'])}"
-        yield cell.label, theirs, ours, "tok/s", ours / theirs, min(ratios), max(ratios), *cell.asked, note
+        yield cell.label, theirs, ours, "tok/s", ours / theirs, min(ratios), max(ratios), *cell.asked, 0, note
     for format, rows in saved.get("http", {}).items():
         asked = {"output tok/s": (2.0, 3.5), "TTFT p50, ms": (1.0, None), "TTFT p99, ms": (1.0, None)}
-        note = f"{saved['http_rounds']} rounds, {rows['chats']['failed']} failed"
+        failed = rows["chats"]["failed"]
+        note = f"{saved['http_rounds']} rounds, {failed} requests failed"
         for r in rows["chats"]["ratios"]:
             if r["metric"] in asked:
                 name, _, unit = r["metric"].rpartition(" ")
                 label = f"HTTP, 16 chats: {name.rstrip(',')}, {format}"
-                yield label, r["second"], r["first"], unit, r["better"], r["low"], r["high"], *asked[r["metric"]], note
+                yield label, r["second"], r["first"], unit, r["better"], r["low"], r["high"], *asked[r["metric"]], failed, note
         turns = {r["metric"]: r for r in rows["turns"]["ratios"]}
         first, second = (turns.get(f"TTFT p50 of turn {n}, ms") for n in (1, 2))
         if first and second:
-            note = f"{saved['http_rounds']} rounds, {rows['turns']['failed']} failed; first turn's TTFT over the second's"
+            failed = rows["turns"]["failed"]
+            note = f"first turn's TTFT over the second's; {saved['http_rounds']} rounds, {failed} requests failed"
             ratio = first["first"] / second["first"]
             theirs = first["second"] / second["second"]
-            yield f"second turn, 1,500 tokens before, {format}", theirs, ratio, "×", ratio, ratio, ratio, 10.0, None, note
+            yield f"second turn, 1,500 tokens before, {format}", theirs, ratio, "×", ratio, ratio, ratio, 10.0, None, failed, note
 
 
 def times(x):
@@ -54,9 +56,9 @@ def markdown(saved, rows):
     }
     out = [f"- {key}: {value}" for key, value in facts.items()]
     out += ["", "Medians; how many times better lima is (least to greatest of a run), and what was asked.", ""]
-    out += ["| | llama.cpp | lima | | ratio | at least | aim | met | llama.cpp's flags |", "|---|--:|--:|---|--:|--:|--:|---|---|"]
-    for label, theirs, ours, unit, ratio, low, high, least, aim, note in rows:
-        met = "" if least is None else "yes" if ratio >= least else "**no**"
+    out += ["| | llama.cpp | lima | | ratio | at least | aim | met | runs; llama.cpp's flags |", "|---|--:|--:|---|--:|--:|--:|---|---|"]
+    for label, theirs, ours, unit, ratio, low, high, least, aim, failed, note in rows:
+        met = "" if least is None else "yes" if ratio >= least and not failed else "**no**"
         spread = "" if low == high else f" ({low:.2f}–{high:.2f})"
         out.append(
             f"| {label} | {theirs:.1f} | {ours:.1f} | {unit} | **{ratio:.2f}**{spread} | {times(least)} | {times(aim)} "
@@ -74,6 +76,8 @@ text { font: 13px system-ui, sans-serif; fill: #444 } .bar { fill: #4c78a8 } .as
 
 def svg(rows):
     """Bars of ratios; a red line where the least is that was asked, a dashed one where both are equal."""
+    # The second turn's ratio is to the first turn, not to llama.cpp.
+    rows = [row for row in rows if row[3] != "×"]
     left, width, step, top = 300, 460, 22, 34
     longest = max([1.0, *(max(ratio, least or 0) for _, _, _, _, ratio, _, _, least, *_ in rows)])
     x = lambda value: left + width * value / longest

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import shlex
 import sys
 import tempfile
 
@@ -122,8 +123,8 @@ def speculation_off():
 
 def http(tools, path, threads, rounds, flash):
     """Rows over HTTP by the load tool, which runs both servers in turn: {row: the load tool's ratios}."""
-    lima = f"--model {path} --threads {threads} --max-num-seqs 16 --kv-cache-dtype bf16{speculation_off()}"
-    server = f"{tools / 'llama-server'} -m {path} -t {threads} -np 16 -c 32768 -fa {flash} --host 127.0.0.1 --port {{port}}"
+    lima = f"--model '{path}' --threads {threads} --max-num-seqs 16 --kv-cache-dtype bf16{speculation_off()}"
+    server = f"{shlex.quote(str(tools / 'llama-server'))} -m {shlex.quote(str(path))} -t {threads} -np 16 -c 32768 -fa {flash} --host 127.0.0.1 --port {{port}}"
     base = [load_tool(), f"--lima={lima}", "--against-command", server, "--names", "lima,llama.cpp", "--no-overhead"]
     chats = ["--concurrency", 16, "--requests", 64, "--input", 128, "--output", 128, "--rounds", rounds]
     turns = ["--concurrency", 1, "--requests", 2, "--turns", 2, "--input", 1500, "--turn-input", 32, "--output", 16]
@@ -133,6 +134,6 @@ def http(tools, path, threads, rounds, flash):
             report = pathlib.Path(folder) / "report.json"
             run([*base, *flags, "--json", report], cwd=ROOT, env=os.environ)
             report = json.loads(report.read_text())
-            failed = sum(point["summary"].get("failed", 0) for point in report["points"])
+            failed = sum(sum(point["summary"]["failed"].values()) for point in report["points"])
             results[name] = {"failed": failed, "ratios": report["ratios"]}
     return results
