@@ -8,6 +8,7 @@
 //! so equal keys mean equal histories and a hit needs no verification.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::types::{AdapterSlot, BLOCK_SIZE, BlockId, TokenId};
@@ -185,15 +186,18 @@ impl BlockPool {
     /// Call it only after the step that wrote the block has succeeded.
     pub fn register(&mut self, id: BlockId, parent: PrefixUid, tokens: &Tokens) -> PrefixUid {
         let key = (parent, *tokens);
-        if let Some(known) = self.cache.get(&key) {
-            let cached = self.blocks[known.0 as usize].cached.as_ref();
-            return cached.expect("the cache names registered blocks only").uid;
-        }
+        let vacant = match self.cache.entry(key) {
+            Entry::Occupied(known) => {
+                let cached = self.blocks[known.get().0 as usize].cached.as_ref();
+                return cached.expect("the cache names registered blocks only").uid;
+            }
+            Entry::Vacant(vacant) => vacant,
+        };
+        vacant.insert(id);
         let uid = self.fresh_uid();
         let block = &mut self.blocks[id.0 as usize];
         debug_assert!(block.ref_count > 0 && block.cached.is_none(), "only a new block in use is registered");
         block.cached = Some(Box::new(Cached { uid, key }));
-        self.cache.insert(key, id);
         uid
     }
 

@@ -246,7 +246,10 @@ impl Scheduler {
         let mut budget = self.config.max_num_batched_tokens;
 
         let preempted = self.schedule_decodes(&mut budget, input, &mut record);
-        self.schedule_chunks(&mut budget, input, &mut record);
+        // With a row for each running sequence there is no chunk to look for.
+        if record.rows.len() < self.running.len() {
+            self.schedule_chunks(&mut budget, input, &mut record);
+        }
         if !preempted {
             self.schedule_waiting(&mut budget, input, &mut record, events);
         }

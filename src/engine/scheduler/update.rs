@@ -12,6 +12,7 @@ impl Scheduler {
             let message = format!("{} results for {} rows", output.rows.len(), record.rows.len());
             return self.fail_record(record, &message, events);
         }
+        events.reserve(record.rows.len());
         let mut scores = output.scores.into_iter().peekable();
         for (index, (row, out)) in record.rows.iter().zip(output.rows).enumerate() {
             let scored = scores.next_if(|(of, _)| *of == index).map(|(_, scored)| scored);
@@ -65,8 +66,8 @@ impl Scheduler {
         }
         let mut finished = (row.returns == Returns::End).then_some(FinishReason::Length);
         match out {
-            RowOut::Tokens(tokens) => {
-                for sampled in tokens {
+            RowOut::Tokens(mut tokens) => {
+                for sampled in tokens.drain(..) {
                     seq.in_flight -= 1;
                     seq.tokens.push(sampled.token);
                     self.counters.generation_tokens += 1;

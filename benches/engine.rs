@@ -1,18 +1,28 @@
-//! What the engine itself costs: scheduling, assembling and updating, with an executor that computes nothing.
+//! Steps of the engine: what its bookkeeping costs, and what the model costs below it.
 //!
-//! - `decode`: one step of so many decoding sequences; elements are sequences.
-//! - `admit`: a request from its submission to its only token; elements are prompt tokens. `hit` finds all
-//!   whole blocks of its prompt but the last in the prefix cache, `miss` finds none and evicts others, `off` has
-//!   no prefix cache.
+//! - `scheduler/decode`: scheduling, assembling and updating one step of so many decoding sequences, with an
+//!   executor that computes nothing; elements are sequences.
+//! - `scheduler/admit`: a request from its submission to its only token, likewise; elements are prompt tokens.
+//!   `hit` finds all whole blocks of its prompt but the last in the prefix cache, `miss` finds none and evicts
+//!   others, `off` has no prefix cache.
+//! - `step`: forward pass and greedy sampling of the default model: a prompt of 128 tokens, and decoding of 1, 16
+//!   and 64 sequences that hold 128 tokens each; elements are tokens. The model is `LIMA_TEST_MODEL`'s, else the
+//!   default one, fetched if need be. `LIMA_THREADS` and `LIMA_CPU_LEVEL` as for `lima`.
 
+use std::cell::{LazyCell, RefCell};
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use lima::engine::{
     BLOCK_SIZE, Core, Executor, ExecutorError, Request, RowOut, SampleInput, Sampled, SamplingParams, SchedulerConfig,
     SeqId, StepInput, StepOutput, Ticket, TokenId,
 };
+use lima::runner::CpuExecutor;
 use smallvec::smallvec;
+
+mod support;
+
+use support::{default_model, fill, step};
 
 /// Answers every row with the same token.
 #[derive(Default)]
@@ -147,5 +157,61 @@ fn admit(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, admit);
+/// Tokens that each sequence of the model holds.
+const DEPTH: usize = 128;
+const SEQS: usize = 64;
+
+/// The default model, each sequence filled.
+struct Model {
+    executor: CpuExecutor,
+    vocab: usize,
+}
+
+impl Model {
+    const BLOCKS_EACH: usize = 2 * DEPTH / BLOCK_SIZE;
+
+    fn load() -> RefCell<Self> {
+        let (config, loaded) = default_model(2 * DEPTH, SEQS);
+        let mut model = Self { executor: loaded.executor, vocab: config.vocab_size };
+        for i in 0..SEQS {
+            let tokens = model.tokens(i * DEPTH, DEPTH);
+            fill(&mut model.executor, i, &tokens, 0, Self::BLOCKS_EACH);
+        }
+        RefCell::new(model)
+    }
+
+    fn tokens(&self, from: usize, count: usize) -> Vec<TokenId> {
+        (from..from + count).map(|i| ((i * 7919 + 13) % self.vocab) as TokenId).collect()
+    }
+}
+
+fn steps(c: &mut Criterion) {
+    let mut group = c.benchmark_group("step");
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    // Not loaded if a filter leaves all of this out.
+    let model = LazyCell::new(Model::load);
+
+    group.throughput(Throughput::Elements(DEPTH as u64));
+    group.bench_function(format!("prefill/{DEPTH}"), |b| {
+        let model = &mut *model.borrow_mut();
+        let prompt = vec![model.tokens(0, DEPTH)];
+        b.iter(|| step(&mut model.executor, &prompt, 0, Model::BLOCKS_EACH));
+    });
+    for rows in [1, 16, SEQS] {
+        group.throughput(Throughput::Elements(rows as u64));
+        group.bench_function(format!("decode/{rows}"), |b| {
+            let model = &mut *model.borrow_mut();
+            // Always the same position: it is overwritten by each step.
+            let mut tokens: Vec<Vec<TokenId>> = (0..rows).map(|i| model.tokens(i, 1)).collect();
+            b.iter(|| {
+                let next = step(&mut model.executor, &tokens, DEPTH, Model::BLOCKS_EACH);
+                tokens.iter_mut().zip(next).for_each(|(old, new)| old[0] = new);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decode, admit, steps);
 criterion_main!(benches);
