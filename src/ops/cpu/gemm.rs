@@ -296,7 +296,7 @@ pub(crate) fn tiles_at_once(level: Level, w: &Packed, count: usize) -> usize {
 
 /// Whether unpacking a tile pays.
 fn is_unpacked(level: Level, w: &Packed, count: usize) -> bool {
-    w.dtype.activation() == Activation::Int8 && level.panel() >= unpacked::ROWS && count >= 2 * unpacked::ROWS
+    w.dtype.activation() == Activation::Int8 && level.panel() >= unpacked::ROWS && count >= unpacked::ROWS
 }
 
 /// One or two tiles of linear maps over `count` prepared rows; two are of equal formats and widths.

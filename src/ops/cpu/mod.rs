@@ -12,6 +12,7 @@ mod forward;
 mod gemm;
 pub mod kv;
 pub mod level;
+pub mod limits;
 pub mod lora;
 pub mod pack;
 pub mod pool;

@@ -174,13 +174,23 @@ unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activat
                 }
             }
             Activation::Int8 => {
+                // In passes over a few blocks, so that neither the reductions nor the divisions wait for each other.
                 let mut q = [0i32; 8];
+                let (mut d, mut inverse) = ([0f32; 16], [0f32; 16]);
                 for b in 0..blocks {
+                    if b % 16 == 0 {
+                        for i in 0..16.min(blocks - b) {
+                            let at = src.add((b + i) * BLOCK);
+                            d[i] = S::max_lane(S::max(S::abs(S::load(at)), S::abs(S::load(at.add(16)))));
+                        }
+                        for i in 0..16 {
+                            // Below this the inverse would overflow; such a block is zero.
+                            let top = d[i];
+                            (d[i], inverse[i]) = if top > 1e-30 { (top / 127.0, 127.0 / top) } else { (0.0, 0.0) };
+                        }
+                    }
                     let (x, y) = (S::load(src.add(b * BLOCK)), S::load(src.add(b * BLOCK + 16)));
-                    let top = S::max_lane(S::max(S::abs(x), S::abs(y)));
-                    // Below this the inverse would overflow; such a block is zero.
-                    let (d, inverse) = if top > 1e-30 { (top / 127.0, 127.0 / top) } else { (0.0, 0.0) };
-                    let inverse = S::splat(inverse);
+                    let (d, inverse) = (d[b % 16], S::splat(inverse[b % 16]));
                     let (x, y) = (S::round(S::mul(x, inverse)), S::round(S::mul(y, inverse)));
                     S::store_i8(q.as_mut_ptr().cast(), x);
                     S::store_i8(q.as_mut_ptr().add(4).cast(), y);
