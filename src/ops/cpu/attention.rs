@@ -57,6 +57,14 @@ const F32: u8 = 0;
 const BF16: u8 = 1;
 const INT8: u8 = 2;
 
+const fn bytes(kind: u8) -> usize {
+    match kind {
+        F32 => 4,
+        BF16 => 2,
+        _ => 1,
+    }
+}
+
 /// Sixteen numbers of the pool, unscaled.
 #[inline(always)]
 unsafe fn load_kv<S: Simd, const KIND: u8>(base: *const u8, i: usize) -> S::F {
@@ -77,12 +85,18 @@ unsafe fn scores<S: Simd, const KIND: u8, const Q: usize>(
     dim: usize,
     queries: [*const f32; Q],
     out: *mut f32,
+    next: Option<*const u8>,
 ) {
-    // SAFETY: `keys` is `[dim][32]`, `scales` begins with 32 of them, each query `[dim]`, `out` has rows of `PARTITION`.
+    let row = BLOCK_SIZE * bytes(KIND);
+    // SAFETY: `keys` is `[dim][32]`, `scales` begins with 32 of them, each query `[dim]`, `out` has rows of `PARTITION`;
+    // `next`, the next block's keys, is only fetched ahead.
     unsafe {
         let mut low = [S::splat(0.0); Q];
         let mut high = [S::splat(0.0); Q];
         for d in 0..dim {
+            if let Some(next) = next {
+                S::prefetch(next.wrapping_add(d * row), row);
+            }
             let k0 = load_kv::<S, KIND>(keys, d * BLOCK_SIZE);
             let k1 = load_kv::<S, KIND>(keys, d * BLOCK_SIZE + 16);
             for i in 0..Q {
@@ -115,6 +129,7 @@ unsafe fn weigh<S: Simd, const KIND: u8, const Q: usize, const D: usize>(
     p: *const f32,
     out: *mut f32,
     d0: usize,
+    is_first: bool,
 ) {
     // SAFETY: the table covers `tokens`; `p` has rows of `PARTITION`, `out` of `padded_dim`.
     unsafe {
@@ -122,8 +137,16 @@ unsafe fn weigh<S: Simd, const KIND: u8, const Q: usize, const D: usize>(
         let mut acc = [[S::splat(0.0); D]; Q];
         for (b, block) in table[..tokens.div_ceil(BLOCK_SIZE)].iter().enumerate() {
             let values = args.pool.head(args.layer, *block, head).values;
+            // Blocks lie apart: the processor does not foresee where the next one is.
+            let next = table.get(b + 1).filter(|_| is_first).map(|next| args.pool.head(args.layer, *next, head).values);
             for t in 0..BLOCK_SIZE.min(tokens - b * BLOCK_SIZE) {
-                let v: [S::F; D] = std::array::from_fn(|j| load_kv::<S, KIND>(values, t * padded + d0 + j * 16));
+                if let Some(next) = next {
+                    S::prefetch(next.wrapping_add((t * padded + d0) * bytes(KIND)), D * 16 * bytes(KIND));
+                }
+                let mut v = [S::splat(0.0); D];
+                for j in 0..D {
+                    v[j] = load_kv::<S, KIND>(values, t * padded + d0 + j * 16);
+                }
                 for i in 0..Q {
                     let x = S::splat(*p.add(i * PARTITION + b * BLOCK_SIZE + t));
                     for j in 0..D {
@@ -146,7 +169,8 @@ macro_rules! by_queries {
         let mut $from = 0;
         while $from < $count {
             match ($count - $from).min(<$s>::QUERIES) {
-                6 => step!($from, $q = 6, $body),
+                12 => step!($from, $q = 12, $body),
+                6..=11 => step!($from, $q = 6, $body),
                 4..=5 => step!($from, $q = 4, $body),
                 3 => step!($from, $q = 3, $body),
                 2 => step!($from, $q = 2, $body),
@@ -218,9 +242,16 @@ unsafe fn attend_as<S: Simd, const KIND: u8>(args: &Args<'_>, item: &Item, block
             let table = &blocks[item.table + base / BLOCK_SIZE..][..tokens.div_ceil(BLOCK_SIZE)];
             for (b, block) in table.iter().enumerate() {
                 let keys = args.pool.head(args.layer, *block, item.head);
+                let next = table.get(b + 1).map(|next| args.pool.head(args.layer, *next, item.head).keys.cast_const());
                 by_queries!(S, count, |i, Q| {
                     let queries: [*const f32; Q] = std::array::from_fn(|j| query(i + j));
-                    scores::<S, KIND, Q>(keys, dim, queries, p.add(i * PARTITION + b * BLOCK_SIZE));
+                    scores::<S, KIND, Q>(
+                        keys,
+                        dim,
+                        queries,
+                        p.add(i * PARTITION + b * BLOCK_SIZE),
+                        next.filter(|_| i == 0),
+                    );
                 });
             }
             let width = tokens.next_multiple_of(16);
@@ -266,15 +297,20 @@ unsafe fn attend_as<S: Simd, const KIND: u8>(args: &Args<'_>, item: &Item, block
                 let (p, acc) = (p.add(i * PARTITION), acc.add(i * padded));
                 let mut d = 0;
                 while d < padded {
-                    match (padded - d) / 16 {
-                        4.. => weigh::<S, KIND, Q, 4>(args, table, item.head, tokens, p, acc, d),
-                        2.. => weigh::<S, KIND, Q, 2>(args, table, item.head, tokens, p, acc, d),
-                        _ => weigh::<S, KIND, Q, 1>(args, table, item.head, tokens, p, acc, d),
-                    }
+                    // Many queries fill the registers with fewer dimensions.
                     d += match (padded - d) / 16 {
-                        4.. => 64,
-                        2.. => 32,
-                        _ => 16,
+                        4.. if Q < 12 => {
+                            weigh::<S, KIND, Q, 4>(args, table, item.head, tokens, p, acc, d, i == 0);
+                            64
+                        }
+                        2.. => {
+                            weigh::<S, KIND, Q, 2>(args, table, item.head, tokens, p, acc, d, i == 0);
+                            32
+                        }
+                        _ => {
+                            weigh::<S, KIND, Q, 1>(args, table, item.head, tokens, p, acc, d, i == 0);
+                            16
+                        }
                     };
                 }
             });

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::attention::{self, Args, Item};
 use super::buffer::Buffer;
+use super::gemm::unpacked::{self, Product};
 use super::gemm::{self, Out, Store};
 use super::level::Level;
 use super::lora::{Adapter, Job};
@@ -13,7 +14,7 @@ use super::pool::Worker;
 use super::rope;
 use super::rows::{self, Place, Rows};
 use super::work::Join;
-use super::{Cpu, Linear, Norm, Shared, X};
+use super::{Cpu, CpuOptions, Linear, Norm, Shared, X};
 use crate::engine::AdapterSlot;
 use crate::model::lora::Site;
 use crate::model::weights::TensorView;
@@ -47,7 +48,7 @@ impl Cpu {
         let (source, stride, norm) = self.source(x);
         let count = picked.map_or(self.tokens, <[u32]>::len);
         let (rows, level) = (&self.rows, self.options.level);
-        let (scratch, scratch_len) = (Shared(self.up.as_ptr_shared()), self.options.max_tokens * pack::TILE);
+        let (scratch, scratch_len) = (Shared(self.products.as_ptr_shared()), products_len(&self.options));
         let norm = norm.as_deref();
         let lora = at.and_then(|at| self.lora.as_deref()?.at(at, (source, stride, norm)));
         let (mut first, mut prepared) = (0, None);
@@ -66,30 +67,36 @@ impl Cpu {
                     0 => shrink(lora.as_ref(), level, worker),
                     _ => worker.barrier(),
                 }
-                worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
-                    let at = to.0.at(first + tile * pack::TILE);
-                    let lanes = matrix.rows - tile * pack::TILE;
-                    let out = Out { at, stride: to.1, store };
+                let scratch = scratch.at(worker.id * scratch_len);
+                let at_once = gemm::tiles_at_once(level, matrix, count);
+                let items = tiles.div_ceil(at_once);
+                worker.each(&next_tile, items, tile_chunk(items, worker.size), |item| {
+                    let spare = scratch.wrapping_add(unpacked::scratch_len(count));
+                    let product = |tile: usize| {
+                        // Where a tile is not whole, the rest of its columns belong to the next part.
+                        let out = match w.parts.len() == 1 || matrix.rows - tile * pack::TILE >= pack::TILE {
+                            true => Out { at: to.0.at(first + tile * pack::TILE), stride: to.1, store },
+                            false => Out { at: spare, stride: pack::TILE, store },
+                        };
+                        Product { w: matrix, tile, out }
+                    };
+                    let (from, until) = (item * at_once, tiles.min((item + 1) * at_once));
+                    let products = [product(from), product(until - 1)];
+                    let products = &products[..until - from];
                     // SAFETY: each worker writes tiles (columns) of its own; the area has `count` rows, and a
-                    // worker's scratch as many as a batch of several formats has.
-                    unsafe {
-                        if w.parts.len() == 1 {
-                            gemm::linear_tile(level, matrix, tile, rows, count, out);
-                            if let Some(lora) = &lora {
-                                lora.expand(level, tile, 0, out);
-                            }
-                        } else if lanes >= pack::TILE {
-                            gemm::linear_tile(level, matrix, tile, rows, count, out);
-                        } else {
-                            // The rest of this tile's columns belong to the next part.
+                    // worker's scratch memory as many.
+                    unsafe { gemm::linear_tiles(level, products, rows, count, scratch) };
+                    for product in products {
+                        if product.out.at == spare {
                             debug_assert!(store == Store::Set);
-                            let scratch = scratch.at(worker.id * scratch_len);
-                            let out = Out { at: scratch, stride: pack::TILE, store };
-                            gemm::linear_tile(level, matrix, tile, rows, count, out);
-                            for i in 0..count {
-                                let row = scratch.add(i * pack::TILE);
-                                row.copy_to_nonoverlapping(at.add(i * to.1), lanes);
-                            }
+                            let at = to.0.at(first + product.tile * pack::TILE);
+                            let lanes = matrix.rows - product.tile * pack::TILE;
+                            // SAFETY: as above.
+                            (0..count).for_each(|i| unsafe {
+                                spare.add(i * pack::TILE).copy_to_nonoverlapping(at.add(i * to.1), lanes);
+                            });
+                        } else if let (Some(lora), 1) = (&lora, w.parts.len()) {
+                            lora.expand(level, product.tile, 0, product.out);
                         }
                     }
                 });
@@ -131,6 +138,12 @@ fn row_chunk(rows: usize, workers: usize) -> usize {
 
 fn tile_chunk(tiles: usize, workers: usize) -> usize {
     (tiles / (workers * 8)).clamp(1, 16)
+}
+
+/// Floats of a worker's memory for products of the largest batch: what they need, and two tiles of results.
+pub(super) fn products_len(options: &CpuOptions) -> usize {
+    let rows = options.max_tokens.max(options.max_outputs);
+    (unpacked::scratch_len(rows) + 2 * rows * pack::TILE).next_multiple_of(32)
 }
 
 impl Ops for Cpu {
@@ -270,7 +283,7 @@ impl Ops for Cpu {
         let (gate, up) = (&w.parts[0], w.up.as_ref().expect("made by load_gate_up"));
         let (to, to_stride) = (self.gated.ptr(), self.gated.stride);
         let (rows, level, count) = (&self.rows, self.options.level, self.tokens);
-        let (up_scratch, up_len) = (Shared(self.up.as_ptr_shared()), self.options.max_tokens * pack::TILE);
+        let (scratch, scratch_len) = (Shared(self.products.as_ptr_shared()), products_len(&self.options));
         let (blocks, tiles) = (gate.blocks(), gate.tiles());
         let norm = norm.as_deref();
         let lora = self.lora.as_deref().and_then(|lora| lora.at(at, (source, stride, norm)));
@@ -296,23 +309,35 @@ impl Ops for Cpu {
                     false => worker.barrier(),
                 }
                 worker.each(&next_tile, tiles, tile_chunk(tiles, worker.size), |tile| {
-                    let out = Out { at: to.at(tile * pack::TILE), stride: to_stride, store: Store::Set };
-                    let scratch = up_scratch.at(worker.id * up_len);
-                    let up_out = Out { at: scratch, stride: pack::TILE, store: Store::Set };
-                    // SAFETY: as in `multiply`; the scratch is this worker's, 16 floats for each row.
+                    let scratch = scratch.at(worker.id * scratch_len);
+                    let gate_at = scratch.wrapping_add(unpacked::scratch_len(count));
+                    let up_at = gate_at.wrapping_add(count * pack::TILE);
+                    let out = |at: *mut f32, stride: usize| Out { at, stride, store: Store::Set };
+                    let final_out = out(to.at(tile * pack::TILE), to_stride);
+                    // In two passes, the gate waits where its product with the other will be.
+                    let gate_out = if with_up { out(gate_at, pack::TILE) } else { final_out };
+                    let products = [
+                        Product { w: gate, tile, out: gate_out },
+                        Product { w: up, tile, out: out(up_at, pack::TILE) },
+                    ];
+                    let wanted = if with_gate { 0 } else { 1 }..if with_up { 2 } else { 1 };
+                    let together = if gate.dtype == up.dtype { 2 } else { 1 };
+                    // SAFETY: as in `multiply`.
                     unsafe {
-                        if with_gate {
-                            gemm::linear_tile(level, gate, tile, rows, count, out);
-                            if let Some(lora) = &lora {
-                                lora.expand(level, tile, 0, out);
-                            }
+                        for products in products[wanted.clone()].chunks(together) {
+                            gemm::linear_tiles(level, products, rows, count, scratch);
+                        }
+                        if let Some(lora) = &lora {
+                            wanted.for_each(|which| lora.expand(level, tile, which, products[which].out));
                         }
                         if with_up {
-                            gemm::linear_tile(level, up, tile, rows, count, up_out);
-                            if let Some(lora) = &lora {
-                                lora.expand(level, tile, 1, up_out);
+                            if !with_gate {
+                                for i in 0..count {
+                                    let from = final_out.at.add(i * to_stride);
+                                    from.copy_to_nonoverlapping(gate_at.add(i * pack::TILE), pack::TILE);
+                                }
                             }
-                            gemm::silu_mul_any(level, out, scratch, count);
+                            gemm::silu_mul_any(level, gate_at, up_at, final_out, count);
                         }
                     }
                 });

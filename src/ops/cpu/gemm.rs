@@ -7,8 +7,11 @@
 //!   `fma(m_w, d_x · Σq, acc)`; scales and minima of sub-blocks are multiplied with those of their 256 columns in
 //!   f32, which is exact. Q6_K has two scales a block: `dot = s₀ · dot₀ + s₁ · dot₁`, below 2^24 and so exact in f32.
 
+pub(crate) mod unpacked;
+
+use self::unpacked::Product;
 use super::level::Level;
-use super::pack::{BLOCK, Packed, TILE, TilePtr};
+use super::pack::{Activation, BLOCK, Packed, TILE, TilePtr};
 use super::rows::{PanelPtr, Rows};
 use super::simd::{Simd, multiversion, step};
 use crate::ops::quant::DType;
@@ -151,8 +154,10 @@ unsafe fn integers<S: Simd, const M: usize, const BITS: usize, const MINIMA: boo
                     0
                 } else if BITS == 8 {
                     *x.c128.add(b * M + i)
+                } else if BITS == 5 {
+                    *x.c16.add(b * M + i)
                 } else {
-                    *x.c8.add(b * M + i) << (BITS - 4)
+                    *x.c8.add(b * M + i)
                 });
                 for j in 0..8 {
                     let a = *x.q.add((b * 8 + j) * M + i);
@@ -191,10 +196,10 @@ unsafe fn six_bits<S: Simd, const M: usize>(w: &Packed, at: TilePtr, x: PanelPtr
     }
 }
 
-/// Calls `$body` for each panel: the same cut as [`super::rows::panel`].
+/// Calls `$body` for each panel from row `$first` on, which begins one: the same cut as [`super::rows::panel`].
 macro_rules! by_panels {
-    ($s:ty, $count:expr, |$from:ident, $m:ident| $body:block) => {{
-        let mut $from = 0;
+    ($s:ty, $first:expr, $count:expr, |$from:ident, $m:ident| $body:block) => {{
+        let mut $from = $first;
         while $from < $count {
             match $count - $from {
                 16.. if <$s>::PANEL >= 16 => step!($from, $m = 16, $body),
@@ -207,12 +212,12 @@ macro_rules! by_panels {
     }};
 }
 
-/// One tile of `out[count, stride] (+)= rows · Wᵀ`.
+/// One tile of `out[count, stride] (+)= rows · Wᵀ`, from row `first` on.
 #[inline(always)]
-unsafe fn linear<S: Simd>(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out) {
+unsafe fn linear<S: Simd>(w: &Packed, tile: usize, rows: &Rows, first: usize, count: usize, out: Out) {
     // SAFETY: `out` has `count` rows of 16 floats.
     unsafe {
-        by_panels!(S, count, |m, M| {
+        by_panels!(S, first, count, |m, M| {
             let acc = product::<S, M>(w, tile, rows, m);
             put::<S, M>(&acc, m, out);
         });
@@ -224,7 +229,7 @@ unsafe fn linear<S: Simd>(w: &Packed, tile: usize, rows: &Rows, count: usize, ou
 unsafe fn linear_bf16<S: Simd>(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out) {
     // SAFETY: as in `linear`.
     unsafe {
-        by_panels!(S, count, |m, M| {
+        by_panels!(S, 0, count, |m, M| {
             let acc = product_bf16::<S, M>(w, tile, rows, m);
             put::<S, M>(&acc, m, out);
         });
@@ -242,26 +247,38 @@ unsafe fn put<S: Simd, const M: usize>(acc: &[S::F; M], m: usize, out: Out) {
     }
 }
 
-/// `gate = silu(gate) · up`, a tile's 16 columns of `count` rows; `up`'s rows are 16 apart.
+/// `out = silu(gate) · up`, a tile's 16 columns of `count` rows; `gate`'s and `up`'s rows are 16 apart.
 #[inline(always)]
-unsafe fn silu_mul<S: Simd>(gate: Out, up: *const f32, count: usize) {
+unsafe fn silu_mul<S: Simd>(gate: *const f32, up: *const f32, out: Out, count: usize) {
     // SAFETY: as in `linear`.
     unsafe {
         for i in 0..count {
-            let at = gate.at.add(i * gate.stride);
-            let g = S::load(at);
+            let g = S::load(gate.add(i * TILE));
             let silu = S::div(g, S::add(S::splat(1.0), S::exp(S::neg(g))));
-            S::store(at, S::mul(silu, S::load(up.add(i * TILE))));
+            S::store(out.at.add(i * out.stride), S::mul(silu, S::load(up.add(i * TILE))));
+        }
+    }
+}
+
+/// One or two tiles for many rows of 8-bit activations.
+#[inline(always)]
+unsafe fn unpacked_tiles<S: Simd>(products: &[Product<'_>], rows: &Rows, count: usize, scratch: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match products.len() {
+            1 => unpacked::tiles::<S, 1>(products, rows, count, scratch),
+            _ => unpacked::tiles::<S, 2>(products, rows, count, scratch),
         }
     }
 }
 
 multiversion! {
-    unsafe fn linear_any = linear(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out);
+    unsafe fn linear_any = linear(w: &Packed, tile: usize, rows: &Rows, first: usize, count: usize, out: Out);
     unsafe fn linear_bf16_any = linear_bf16(w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out)
         with native bf16;
-    /// `gate = silu(gate) · up`, a tile's 16 columns of `count` rows; `up`'s rows are 16 apart.
-    pub(crate) unsafe fn silu_mul_any = silu_mul(gate: Out, up: *const f32, count: usize);
+    unsafe fn unpacked_any = unpacked_tiles(products: &[Product<'_>], rows: &Rows, count: usize, scratch: *mut f32);
+    /// `out = silu(gate) · up`, a tile's 16 columns of `count` rows; `gate`'s and `up`'s rows are 16 apart.
+    pub(crate) unsafe fn silu_mul_any = silu_mul(gate: *const f32, up: *const f32, out: Out, count: usize);
 }
 
 /// Where a tile's products go: the first row's 16 floats, and the distance to the next row.
@@ -272,16 +289,40 @@ pub(crate) struct Out {
     pub(crate) store: Store,
 }
 
-/// One tile of a linear map over `count` prepared rows.
+/// Tiles that are best multiplied together with `count` rows.
+pub(crate) fn tiles_at_once(level: Level, w: &Packed, count: usize) -> usize {
+    if is_unpacked(level, w, count) { unpacked::TILES } else { 1 }
+}
+
+/// Whether unpacking a tile pays.
+fn is_unpacked(level: Level, w: &Packed, count: usize) -> bool {
+    w.dtype.activation() == Activation::Int8 && level.panel() >= unpacked::ROWS && count >= unpacked::ROWS
+}
+
+/// One or two tiles of linear maps over `count` prepared rows; two are of equal formats and widths.
 ///
 /// # Safety
-/// The CPU has `level`'s features, the rows are prepared for `w`, and `out` has `count` rows.
-pub(crate) unsafe fn linear_tile(level: Level, w: &Packed, tile: usize, rows: &Rows, count: usize, out: Out) {
+/// The CPU has `level`'s features, the rows are prepared for the matrices, each `out` has `count` rows, and `scratch`
+/// [`unpacked::scratch_len`] of them.
+pub(crate) unsafe fn linear_tiles(
+    level: Level,
+    products: &[Product<'_>],
+    rows: &Rows,
+    count: usize,
+    scratch: *mut f32,
+) {
+    let is_unpacked = is_unpacked(level, products[0].w, count);
+    let first = if is_unpacked { count / unpacked::ROWS * unpacked::ROWS } else { 0 };
     // SAFETY: the caller's promise.
     unsafe {
-        match w.dtype {
-            DType::BF16 => linear_bf16_any(level, w, tile, rows, count, out),
-            _ => linear_any(level, w, tile, rows, count, out),
+        if is_unpacked {
+            unpacked_any(level, products, rows, first, scratch);
+        }
+        for &Product { w, tile, out } in products.iter().filter(|_| first < count) {
+            match w.dtype {
+                DType::BF16 => linear_bf16_any(level, w, tile, rows, count, out),
+                _ => linear_any(level, w, tile, rows, first, count, out),
+            }
         }
     }
 }

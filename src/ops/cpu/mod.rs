@@ -12,6 +12,7 @@ mod forward;
 mod gemm;
 pub mod kv;
 pub mod level;
+pub mod limits;
 pub mod lora;
 pub mod pack;
 pub mod pool;
@@ -139,8 +140,8 @@ pub struct Cpu {
     partials: Buffer<f32>,
     scratch: Buffer<f32>,
     scratch_len: usize,
-    /// One tile's up projection for each worker.
-    up: Buffer<f32>,
+    /// For matrix products, each worker's.
+    products: Buffer<f32>,
     plan: Plan,
     /// Where adapters are enabled.
     lora: Option<Box<Lora>>,
@@ -171,7 +172,7 @@ impl Cpu {
             rows: Rows::new(tokens.max(outputs), widest, pool.size()),
             partials: Buffer::zeroed(plan.max_slots() * group * (cache.padded_dim + 2)),
             scratch: Buffer::zeroed(pool.size() * scratch_len),
-            up: Buffer::zeroed(pool.size() * tokens * pack::TILE),
+            products: Buffer::zeroed(pool.size() * forward::products_len(&options)),
             scratch_len,
             plan,
             lora: None,

@@ -6,7 +6,7 @@ use super::simd::{Simd, multiversion};
 
 /// Prepared activations: up to `capacity` rows of up to `width` columns (a multiple of 32), in whichever
 /// form the weights ask for. Int8 rows come with, for each block of 32, the scale `d` and sums that stand for
-/// the zero points: `-128 Σq`, `-8 Σq`, `d Σq`, and `-32 Σq` of each half.
+/// the zero points: `-128 Σq`, `-16 Σq`, `-8 Σq`, `d Σq`, and `-32 Σq` of each half.
 ///
 /// Rows are kept in panels of 16, 8, 4, 2 or 1, those that a kernel multiplies together: [`panel`]. Inside
 /// one, the same column of all its rows lies side by side (for int8, the same four columns; for native
@@ -18,6 +18,7 @@ pub(crate) struct Rows {
     q: Buffer<i32>,
     d: Buffer<f32>,
     c128: Buffer<i32>,
+    c16: Buffer<i32>,
     c8: Buffer<i32>,
     ds: Buffer<f32>,
     c32: Buffer<i32>,
@@ -33,6 +34,7 @@ pub(crate) struct PanelPtr {
     pub(crate) q: *mut i32,
     pub(crate) d: *mut f32,
     pub(crate) c128: *mut i32,
+    pub(crate) c16: *mut i32,
     pub(crate) c8: *mut i32,
     pub(crate) ds: *mut f32,
     pub(crate) c32: *mut i32,
@@ -70,6 +72,7 @@ impl Rows {
             q: Buffer::zeroed(n / 4),
             d: Buffer::zeroed(blocks),
             c128: Buffer::zeroed(blocks),
+            c16: Buffer::zeroed(blocks),
             c8: Buffer::zeroed(blocks),
             ds: Buffer::zeroed(blocks),
             c32: Buffer::zeroed(2 * blocks),
@@ -88,6 +91,7 @@ impl Rows {
             q: self.q.as_ptr_shared().wrapping_add(n / 4),
             d: self.d.as_ptr_shared().wrapping_add(b),
             c128: self.c128.as_ptr_shared().wrapping_add(b),
+            c16: self.c16.as_ptr_shared().wrapping_add(b),
             c8: self.c8.as_ptr_shared().wrapping_add(b),
             ds: self.ds.as_ptr_shared().wrapping_add(b),
             c32: self.c32.as_ptr_shared().wrapping_add(2 * b),
@@ -170,13 +174,23 @@ unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activat
                 }
             }
             Activation::Int8 => {
+                // In passes over a few blocks, so that neither the reductions nor the divisions wait for each other.
                 let mut q = [0i32; 8];
+                let (mut d, mut inverse) = ([0f32; 16], [0f32; 16]);
                 for b in 0..blocks {
+                    if b % 16 == 0 {
+                        for i in 0..16.min(blocks - b) {
+                            let at = src.add((b + i) * BLOCK);
+                            d[i] = S::max_lane(S::max(S::abs(S::load(at)), S::abs(S::load(at.add(16)))));
+                        }
+                        for i in 0..16 {
+                            // Below this the inverse would overflow; such a block is zero.
+                            let top = d[i];
+                            (d[i], inverse[i]) = if top > 1e-30 { (top / 127.0, 127.0 / top) } else { (0.0, 0.0) };
+                        }
+                    }
                     let (x, y) = (S::load(src.add(b * BLOCK)), S::load(src.add(b * BLOCK + 16)));
-                    let top = S::max_lane(S::max(S::abs(x), S::abs(y)));
-                    // Below this the inverse would overflow; such a block is zero.
-                    let (d, inverse) = if top > 1e-30 { (top / 127.0, 127.0 / top) } else { (0.0, 0.0) };
-                    let inverse = S::splat(inverse);
+                    let (d, inverse) = (d[b % 16], S::splat(inverse[b % 16]));
                     let (x, y) = (S::round(S::mul(x, inverse)), S::round(S::mul(y, inverse)));
                     S::store_i8(q.as_mut_ptr().cast(), x);
                     S::store_i8(q.as_mut_ptr().add(4).cast(), y);
@@ -187,6 +201,7 @@ unsafe fn prepare<S: Simd>(src: *const f32, norm: Option<NormPtr>, form: Activat
                     let sum = halves[0] + halves[1];
                     *panel.d.add(b * rows + lane) = d;
                     *panel.c128.add(b * rows + lane) = -128 * sum;
+                    *panel.c16.add(b * rows + lane) = -16 * sum;
                     *panel.c8.add(b * rows + lane) = -8 * sum;
                     *panel.ds.add(b * rows + lane) = d * sum as f32;
                     *panel.c32.add(2 * b * rows + lane) = -32 * halves[0];

@@ -3,7 +3,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::gemm::{Out, Store, linear_tile, silu_mul_any};
+use super::gemm::unpacked::{Product, scratch_len};
+use super::gemm::{Out, Store, linear_tiles, silu_mul_any, tiles_at_once};
 use super::level::Level;
 use super::pack::{Activation, BLOCK, Packed, TILE};
 use super::pool::Pool;
@@ -104,12 +105,16 @@ fn prepared(level: Level, w: &Packed, inputs: &[f32], norm: Option<NormPtr>) -> 
 fn multiply(level: Level, w: &Packed, rows: &Rows, count: usize, from: f32, store: Store) -> Vec<f32> {
     let stride = w.tiles() * TILE;
     let mut out = vec![from; count * stride];
-    for tile in 0..w.tiles() {
-        // SAFETY: `out` has `count` rows of all tiles.
-        unsafe {
-            let out = Out { at: out.as_mut_ptr().add(tile * TILE), stride, store };
-            linear_tile(level, w, tile, rows, count, out);
+    let mut scratch = vec![f32::NAN; scratch_len(count)];
+    let at_once = tiles_at_once(level, w, count);
+    for from in (0..w.tiles()).step_by(at_once) {
+        let mut products = Vec::new();
+        for tile in from..w.tiles().min(from + at_once) {
+            let at = out[tile * TILE..].as_mut_ptr();
+            products.push(Product { w, tile, out: Out { at, stride, store } });
         }
+        // SAFETY: `out` has `count` rows of all tiles.
+        unsafe { linear_tiles(level, &products, rows, count, scratch.as_mut_ptr()) };
     }
     out
 }
@@ -125,7 +130,7 @@ fn products_equal_plain_arithmetic_and_all_levels_agree() {
         for (rows, cols) in [(16, 32), (17, 64), (5, 96), (48, 160), (33, 576)] {
             let cols = whole(dtype, cols);
             let (w, numbers) = matrix(&mut random, dtype, rows, cols, 0.5);
-            for count in [1, 2, 3, 5, 8, 16, 21] {
+            for count in [1, 2, 3, 5, 8, 16, 21, 40] {
                 // Of even counts, what 8 bits hold exactly: integers up to 127, one of them 127, and a power of two.
                 let is_exact = count % 2 == 0 && dtype.activation() == Activation::Int8;
                 let mut inputs = random.vec(count * cols, 2.0);
@@ -259,15 +264,11 @@ fn the_gated_product_is_silu_of_gate_times_up() {
             let (g, u) = (multiply(level, &gate, &x, 6, 0.0, Store::Set), multiply(level, &up, &x, 6, 0.0, Store::Set));
             let mut out = vec![0f32; 6 * 48];
             for tile in 0..3 {
+                let columns =
+                    |x: &[f32]| -> Vec<f32> { x.chunks(48).flat_map(|r| &r[tile * TILE..][..TILE]).copied().collect() };
+                let to = Out { at: out[tile * TILE..].as_mut_ptr(), stride: 48, store: Store::Set };
                 // SAFETY: six rows of three tiles.
-                unsafe {
-                    let out = Out { at: out.as_mut_ptr().add(tile * TILE), stride: 48, store: Store::Set };
-                    let mut scratch = [0f32; 6 * TILE];
-                    linear_tile(level, &gate, tile, &x, 6, out);
-                    let up_out = Out { at: scratch.as_mut_ptr(), stride: TILE, store: Store::Set };
-                    linear_tile(level, &up, tile, &x, 6, up_out);
-                    silu_mul_any(level, out, scratch.as_ptr(), 6);
-                }
+                unsafe { silu_mul_any(level, columns(&g).as_ptr(), columns(&u).as_ptr(), to, 6) };
             }
             for i in 0..out.len() {
                 let expected = g[i] / (1.0 + (-g[i]).exp()) * u[i];

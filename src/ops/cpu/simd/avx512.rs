@@ -15,7 +15,7 @@ macro_rules! avx512 {
             type F = __m512;
             type I = __m512i;
             type B = __m512i;
-            const QUERIES: usize = 6;
+            const QUERIES: usize = 12;
             const PANEL: usize = 16;
             const NATIVE_BF16: bool = $native;
 

@@ -65,6 +65,16 @@ pub(crate) trait Simd: Copy {
 
     unsafe fn splat_i(x: i32) -> Self::I;
     unsafe fn to_f32(x: Self::I) -> Self::F;
+    /// Asks for so many bytes from this address on, a cache line at a time; has no other effect.
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8, bytes: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for at in (0..bytes).step_by(64) {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.wrapping_add(at).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (p, bytes);
+    }
     /// To nearest even.
     unsafe fn round(x: Self::F) -> Self::I;
     /// `2^x` for `-126 <= x <= 127`.
