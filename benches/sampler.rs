@@ -53,7 +53,7 @@ fn sampler(c: &mut Criterion) {
                 seq: SeqId(1),
                 params: &params,
                 history: &history,
-                num_prompt: 250,
+                drafts: &[], num_prompt: 250,
                 position: 500,
                 mask: None,
             };

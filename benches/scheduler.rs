@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lima::engine::{
-    BLOCK_SIZE, Core, Executor, ExecutorError, Request, RowOut, SampleInput, Sampled, SamplingParams, SchedulerConfig,
+    Speculation,    BLOCK_SIZE, Core, Executor, ExecutorError, Request, RowOut, SampleInput, Sampled, SamplingParams, SchedulerConfig,
     SeqId, StepInput, StepOutput, Ticket, TokenId,
 };
 use smallvec::smallvec;
@@ -45,6 +45,7 @@ fn core(max_num_seqs: usize, max_model_len: usize, num_blocks: usize, prefix_cac
         max_model_len,
         num_blocks,
         enable_prefix_caching: prefix_caching,
+        speculation: Speculation::default(),
     };
     Core::new(config, Box::<Null>::default())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle, oracle_pooled, oracle_scores};
 use lima::engine::{
-    AdapterLease, AdapterSlot, Core, EngineError, Event, FinishReason, Pooling, Request, SamplingParams,
+    Speculation,    AdapterLease, AdapterSlot, Core, EngineError, Event, FinishReason, Pooling, Request, SamplingParams,
     SchedulerConfig, Scored, SeqEvent, SeqId, Task, TokenId,
 };
 
@@ -82,6 +82,7 @@ impl Scenario {
             max_model_len: random.between(20, 300),
             num_blocks: random.between(2, 14),
             enable_prefix_caching: random.percent(75),
+            speculation: Speculation::default(),
         };
         let executor = FakeExecutor::new(random.between(1, 2), VOCAB);
         let control = executor.control();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle};
 use lima::engine::{
-    EngineConfig, EngineError, EngineHandle, EngineThread, Event, EventStream, FinishReason, Request, SubmitError,
+    Speculation,    EngineConfig, EngineError, EngineHandle, EngineThread, Event, EventStream, FinishReason, Request, SubmitError,
     TokenId, spawn,
 };
 
@@ -20,6 +20,7 @@ fn config() -> EngineConfig {
         max_model_len: 512,
         num_blocks: 1024,
         enable_prefix_caching: true,
+        speculation: Speculation::default(),
         max_queued_requests: 1000,
         max_queued_tokens: 1_000_000,
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use lima::engine::fake::{FakeExecutor, oracle_scores};
 use lima::engine::{
-    Core, Event, Pooling, Request, SamplingParams, SchedulerConfig, SeqEvent, SeqId, Task, TokenId, TokenSource,
+    Speculation,    Core, Event, Pooling, Request, SamplingParams, SchedulerConfig, SeqEvent, SeqId, Task, TokenId, TokenSource,
 };
 
 const CONFIG: SchedulerConfig = SchedulerConfig {
@@ -14,6 +14,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     max_model_len: 1024,
     num_blocks: 16,
     enable_prefix_caching: true,
+    speculation: Speculation::OFF,
 };
 
 fn request(prompt: impl Iterator<Item = TokenId>, max_tokens: u32) -> Request {

@@ -27,7 +27,7 @@ fn draws(logits: &[f32], params: &SamplingParams, history: &[TokenId], num_promp
     let params = Arc::new(params.clone());
     let (sampler, mut buffers) = (Sampler::new(logits.len()), Default::default());
     let row =
-        |position| SampleRow { row: 0, seq: SeqId(1), params: &params, history, num_prompt, position, mask: None };
+        |position| SampleRow { row: 0, seq: SeqId(1), params: &params, history, drafts: &[], num_prompt, position, mask: None };
     (0..DRAWS).map(|i| draw(&sampler, logits, &row(num_prompt + i), &mut buffers)).collect()
 }
 
@@ -166,7 +166,7 @@ fn the_first_token_of_consecutive_seeds_follows_the_distribution() {
     let mut first = |seed| {
         let params = Arc::new(SamplingParams { seed, ..base.clone() });
         let row =
-            SampleRow { row: 0, seq: SeqId(1), params: &params, history: &[], num_prompt: 0, position: 17, mask: None };
+            SampleRow { row: 0, seq: SeqId(1), params: &params, history: &[], drafts: &[], num_prompt: 0, position: 17, mask: None };
         draw(&sampler, &logits, &row, &mut buffers)
     };
     let tokens: Vec<usize> = (0..DRAWS as u64).map(&mut first).collect();

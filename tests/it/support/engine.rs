@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use lima::engine::{
-    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, Scored, TokenId, spawn,
+    Speculation,    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, Scored, TokenId, spawn,
 };
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::kv::{KvPool, KvType};
@@ -37,6 +37,7 @@ impl Setting {
             max_model_len: MAX_LEN,
             num_blocks: self.num_blocks,
             enable_prefix_caching: self.prefix_caching,
+            speculation: Speculation::default(),
             max_queued_requests: 1024,
             max_queued_tokens: 1 << 20,
         }
