@@ -53,7 +53,8 @@ fn sampler(c: &mut Criterion) {
                 seq: SeqId(1),
                 params: &params,
                 history: &history,
-                drafts: &[], num_prompt: 250,
+                drafts: &[],
+                num_prompt: 250,
                 position: 500,
                 mask: None,
             };

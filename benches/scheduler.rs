@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lima::engine::{
-    Speculation,    BLOCK_SIZE, Core, Executor, ExecutorError, Request, RowOut, SampleInput, Sampled, SamplingParams, SchedulerConfig,
-    SeqId, StepInput, StepOutput, Ticket, TokenId,
+    BLOCK_SIZE, Core, Executor, ExecutorError, Request, RowOut, SampleInput, Sampled, SamplingParams, SchedulerConfig,
+    SeqId, Speculation, StepInput, StepOutput, Ticket, TokenId,
 };
 use smallvec::smallvec;
 

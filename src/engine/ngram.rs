@@ -70,7 +70,8 @@ impl NgramIndex {
     }
 
     fn slot(&self, ngram: &[TokenId]) -> usize {
-        let hash = ngram.iter().fold(0u64, |h, &t| (h ^ u64::from(t)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29));
+        let hash =
+            ngram.iter().fold(0u64, |h, &t| (h ^ u64::from(t)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29));
         hash as usize & (self.heads.len() - 1)
     }
 }

@@ -374,7 +374,11 @@ impl Scheduler {
             assert!(seq.num_computed <= seq.table.capacity(), "{:?} computed beyond its blocks", seq.id);
             let rows = self.steps.iter().flat_map(|s| &s.rows);
             let drafts = rows.filter(|r| r.slot == slot && self.is_current(r)).map(|r| r.drafts).sum::<usize>();
-            assert!(seq.table.blocks().len() <= (seq.num_tokens() + drafts).div_ceil(BLOCK_SIZE), "{:?} blocks", seq.id);
+            assert!(
+                seq.table.blocks().len() <= (seq.num_tokens() + drafts).div_ceil(BLOCK_SIZE),
+                "{:?} blocks",
+                seq.id
+            );
             assert!(drafts == 0 || seq.in_flight == 1, "{:?} drafts", seq.id);
             assert!(seq.num_registered * BLOCK_SIZE <= seq.num_computed, "{:?} registered too much", seq.id);
         }

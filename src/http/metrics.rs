@@ -128,8 +128,12 @@ impl EngineMetrics {
                 s.cached_prompt_tokens.load(Relaxed)
             }),
             counter(labelled("generation_tokens_total", "Tokens generated."), |s| s.generation_tokens.load(Relaxed)),
-            counter(labelled("spec_decode_num_drafts_total", "Steps of sequences with drafts."), |s| s.drafts.load(Relaxed)),
-            counter(labelled("spec_decode_num_draft_tokens_total", "Tokens drafted."), |s| s.draft_tokens.load(Relaxed)),
+            counter(labelled("spec_decode_num_drafts_total", "Steps of sequences with drafts."), |s| {
+                s.drafts.load(Relaxed)
+            }),
+            counter(labelled("spec_decode_num_draft_tokens_total", "Tokens drafted."), |s| {
+                s.draft_tokens.load(Relaxed)
+            }),
             counter(labelled("spec_decode_num_accepted_tokens_total", "Drafted tokens that were right."), |s| {
                 s.accepted_draft_tokens.load(Relaxed)
             }),

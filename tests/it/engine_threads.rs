@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle};
 use lima::engine::{
-    Speculation,    EngineConfig, EngineError, EngineHandle, EngineThread, Event, EventStream, FinishReason, Request, SubmitError,
-    TokenId, spawn,
+    EngineConfig, EngineError, EngineHandle, EngineThread, Event, EventStream, FinishReason, Request, Speculation,
+    SubmitError, TokenId, spawn,
 };
 
 use crate::support::engine::counting;

@@ -34,7 +34,13 @@ impl Scheduler {
         let lookups: Vec<_> = listed.iter().filter_map(|&i| self.seq(record.rows[i].slot).lookup.as_deref()).collect();
         let counts = self.costs.plan(rows, &lookups, most);
         for (index, count) in listed.into_iter().zip(counts) {
-            self.extend_row(&mut input.rows[index], &mut record.rows[index], count, &mut input.tokens, &mut input.blocks);
+            self.extend_row(
+                &mut input.rows[index],
+                &mut record.rows[index],
+                count,
+                &mut input.tokens,
+                &mut input.blocks,
+            );
         }
     }
 
