@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use lima::engine::{
     BLOCK_SIZE, Core, Executor, ExecutorError, Request, RowOut, SampleInput, Sampled, SamplingParams, SchedulerConfig,
-    SeqId, StepInput, StepOutput, Ticket, TokenId,
+    SeqId, Speculation, StepInput, StepOutput, Ticket, TokenId,
 };
 use lima::runner::CpuExecutor;
 use smallvec::smallvec;
@@ -55,6 +55,7 @@ fn core(max_num_seqs: usize, max_model_len: usize, num_blocks: usize, prefix_cac
         max_model_len,
         num_blocks,
         enable_prefix_caching: prefix_caching,
+        speculation: Speculation::default(),
     };
     Core::new(config, Box::<Null>::default())
 }

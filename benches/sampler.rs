@@ -53,6 +53,7 @@ fn sampler(c: &mut Criterion) {
                 seq: SeqId(1),
                 params: &params,
                 history: &history,
+                drafts: &[],
                 num_prompt: 250,
                 position: 500,
                 mask: None,

@@ -195,6 +195,9 @@ options! {
     #[arg(long, env = "LIMA_ENABLE_PREFIX_CACHING", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL")]
     enable_prefix_caching: bool,
+    /// Most tokens guessed ahead for a sequence in a step, from what it repeats; 0 is off [default: 15]
+    #[arg(long, env = "LIMA_NUM_SPECULATIVE_TOKENS", value_name = "N")]
+    num_speculative_tokens: usize,
     /// Compute threads [default: one a core]
     #[arg(long, env = "LIMA_THREADS", value_name = "N")]
     threads: usize,
@@ -257,6 +260,8 @@ pub struct Config {
     pub kv_cache_dtype: KvCacheDtype,
     /// Whether equal prefixes are computed once.
     pub prefix_caching: bool,
+    /// Tokens guessed ahead at most; 0 is off.
+    pub num_speculative_tokens: usize,
     /// Compute threads.
     pub threads: usize,
     /// Sequences that may wait.
@@ -345,6 +350,7 @@ impl Options {
             kv_cache_memory: o.kv_cache_memory,
             kv_cache_dtype: o.kv_cache_dtype.unwrap_or(KvCacheDtype::Auto),
             prefix_caching: !o.no_enable_prefix_caching && o.enable_prefix_caching.unwrap_or(true),
+            num_speculative_tokens: within("--num-speculative-tokens", o.num_speculative_tokens.unwrap_or(15), 0, 64)?,
             threads: within("--threads", o.threads.unwrap_or(cores), 1, 1024)?,
             max_queued_requests: within("--max-queued-requests", o.max_queued_requests.unwrap_or(1024), 1, 1 << 20)?,
             seed: o.seed,
@@ -410,6 +416,7 @@ impl fmt::Display for Config {
             ("kv-cache-memory", or(&self.kv_cache_memory, "from free memory")),
             ("kv-cache-dtype", name(self.kv_cache_dtype.to_possible_value())),
             ("enable-prefix-caching", self.prefix_caching.to_string()),
+            ("num-speculative-tokens", self.num_speculative_tokens.to_string()),
             ("threads", self.threads.to_string()),
             ("max-queued-requests", self.max_queued_requests.to_string()),
             ("seed", or(&self.seed, "random")),

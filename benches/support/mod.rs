@@ -77,6 +77,7 @@ pub fn sampled_step(
         seq: SeqId(row as u64),
         params,
         history: histories.get(row).map_or(&[], Vec::as_slice),
+        drafts: &[],
         num_prompt: histories.get(row).map_or(0, |h| h.len() / 2),
         position: start + tokens[row].len(),
         mask: None,

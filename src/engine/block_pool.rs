@@ -203,7 +203,13 @@ impl BlockPool {
 
     /// Gives a table's blocks back: the last first, so that it is evicted before its ancestors.
     pub fn release(&mut self, mut table: BlockTable) {
-        while let Some(id) = table.blocks.pop() {
+        self.truncate(&mut table, 0);
+    }
+
+    /// Gives back what a table has beyond `count` blocks.
+    pub fn truncate(&mut self, table: &mut BlockTable, count: usize) {
+        while table.blocks.len() > count {
+            let Some(id) = table.blocks.pop() else { return };
             let block = &mut self.blocks[id.0 as usize];
             block.ref_count = block.ref_count.checked_sub(1).expect("a block in a table is counted");
             if block.ref_count > 0 {

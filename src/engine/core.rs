@@ -32,8 +32,10 @@ impl Core {
     /// An engine with nothing to do.
     pub fn new(config: SchedulerConfig, executor: Box<dyn Executor>) -> Self {
         let depth = executor.depth().clamp(1, MAX_DEPTH);
+        let mut scheduler = Scheduler::new(config);
+        scheduler.limit_sampled(executor.max_sampled());
         Self {
-            scheduler: Scheduler::new(config),
+            scheduler,
             executor,
             depth,
             tickets: VecDeque::with_capacity(depth),
@@ -134,17 +136,21 @@ impl Core {
         }
         let Some((ticket, started)) = self.tickets.pop_front() else { return false };
         let executor = &mut self.executor;
-        match guard(|| executor.collect(ticket)) {
-            Ok(output) => self.scheduler.update(output, events),
+        let result = guard(|| executor.collect(ticket));
+        // Steps overlap: a step's own time begins where the one before it ended.
+        let now = Instant::now();
+        let since = self.last_collected.map_or(started, |last| last.max(started));
+        self.last_collected = Some(now);
+        match result {
+            Ok(output) => {
+                self.scheduler.observe(now - since);
+                self.scheduler.update(output, events);
+            }
             Err(error) => {
                 self.stats.step_failures.fetch_add(1, Relaxed);
                 self.scheduler.fail_oldest(&error.0, events);
             }
         }
-        // Steps overlap: a step's own time begins where the one before it ended.
-        let now = Instant::now();
-        let since = self.last_collected.map_or(started, |last| last.max(started));
-        self.last_collected = Some(now);
         self.stats.step_completed(now - since);
         true
     }

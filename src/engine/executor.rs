@@ -30,7 +30,8 @@ pub enum TokenSource {
 pub enum Want {
     /// Nothing more (a prefill chunk that is not the last).
     None,
-    /// Logits of the last `last` positions, one sampled token each (`last` > 1 verifies drafts).
+    /// Logits of the last `last` positions, one sampled token each. The row's last `last - 1` tokens are drafts:
+    /// tokens are returned up to the first that is not the draft that follows, 1 to `last` of them.
     Sample {
         /// Number of trailing positions to sample from.
         last: usize,
@@ -86,11 +87,11 @@ pub struct StepInput {
     pub step: u64,
     /// The rows, in scheduling order.
     pub rows: Vec<Row>,
-    /// Token ids of all `Host` rows.
+    /// Token ids of all `Host` rows, and maybe some of none.
     pub tokens: Vec<TokenId>,
     /// Tokens to score of all rows with a [`Score`].
     pub targets: Vec<TokenId>,
-    /// Block tables of all rows.
+    /// Block tables of all rows, and maybe some of none.
     pub blocks: Vec<BlockId>,
     /// Sequences that ended or were preempted since the last step: state kept for them may go.
     pub released: Vec<SeqId>,
@@ -129,9 +130,11 @@ pub struct SampleRow<'a> {
     /// Prompt and output tokens the host knows. Where the row's token is
     /// [`TokenSource::PreviousStep`] the executor itself adds that token.
     pub history: &'a [TokenId],
+    /// What the row guesses to follow `history`. The token after some of it is sampled as if these were known.
+    pub drafts: &'a [TokenId],
     /// How many of `history` are prompt.
     pub num_prompt: usize,
-    /// Absolute position of the token to sample: the random generator's counter.
+    /// Absolute position of the first token to sample: the random generator's counter.
     pub position: usize,
     /// Allowed tokens, bit `i % 32` of word `i / 32`; `None` allows all.
     pub mask: Option<&'a [u32]>,
@@ -177,7 +180,7 @@ pub struct Scored {
 pub enum RowOut {
     /// The row wanted nothing.
     None,
-    /// Sampled tokens in position order.
+    /// Sampled tokens in position order, as [`Want::Sample`] says.
     Tokens(SmallVec<[Sampled; 1]>),
     /// The pooled state, of a row that is the last to be pooled.
     Pooled(Vec<f32>),
@@ -205,6 +208,11 @@ pub trait Executor: Send {
     /// Steps that may be in flight: 1 answers synchronously.
     fn depth(&self) -> usize {
         1
+    }
+
+    /// Tokens that a step may sample, drafts included; one a sequence in any case.
+    fn max_sampled(&self) -> usize {
+        usize::MAX
     }
 
     /// LoRA adapters that may be loaded at once.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use smallvec::smallvec;
+use smallvec::SmallVec;
 
 use super::adapters::AdapterWeights;
 use super::executor::{
@@ -241,17 +241,33 @@ impl FakeExecutor {
         }
     }
 
-    fn sample_row(&self, row: &SampleRow<'_>) -> Result<Sampled, String> {
+    /// Tokens up to the first that is not the draft that follows.
+    fn sample_row(&self, row: &SampleRow<'_>) -> Result<SmallVec<[Sampled; 1]>, String> {
         let context = &self.contexts[row.row];
+        let wrong = || format!("{:?}: the cache does not hold its history", row.seq);
+        let (context, drafts) = context.split_at_checked(row.position).ok_or_else(wrong)?;
         let known = context.len().min(row.history.len());
-        if context[..known] != row.history[..known] || row.position != context.len() {
-            return Err(format!("{:?}: the cache does not hold its history", row.seq));
+        if context[..known] != row.history[..known] || drafts != row.drafts {
+            return Err(wrong());
         }
+        let mut out = SmallVec::new();
+        for guessed in 0..=drafts.len() {
+            let sampled = self.sample_after(row, &self.contexts[row.row][..row.position + guessed]);
+            let right = drafts.get(guessed) == Some(&sampled.token);
+            out.push(sampled);
+            if !right {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn sample_after(&self, row: &SampleRow<'_>, context: &[TokenId]) -> Sampled {
         let scripted = self.script.as_ref().and_then(|script| {
-            script(&row.history[..row.num_prompt], row.position - row.num_prompt).map(|t| t % self.vocab_size)
+            script(&row.history[..row.num_prompt], context.len() - row.num_prompt).map(|t| t % self.vocab_size)
         });
         let drawn = || next_token(context, row.params, self.adapters[row.row], self.vocab_size);
-        let generated = row.position - row.num_prompt;
+        let generated = context.len() - row.num_prompt;
         let token = allowed(scripted.unwrap_or_else(drawn), row.params, generated, row.mask, self.vocab_size);
         let (logprob, top) = match row.params.logprobs {
             None => (0.0, Vec::new()),
@@ -260,7 +276,7 @@ impl FakeExecutor {
                 (-0.5, (0..count).map(|i| ((token + i) % self.vocab_size, -0.5 - i as f32)).collect())
             }
         };
-        Ok(Sampled { token, logprob, top })
+        Sampled { token, logprob, top }
     }
 }
 
@@ -398,8 +414,8 @@ impl Executor for FakeExecutor {
             }
             output.rows[row.row] = match self.sample_row(row) {
                 Ok(sampled) => {
-                    self.previous[row.row] = Some(sampled.token);
-                    RowOut::Tokens(smallvec![sampled])
+                    self.previous[row.row] = sampled.last().map(|s| s.token);
+                    RowOut::Tokens(sampled)
                 }
                 Err(message) => RowOut::Failed(message),
             };

@@ -11,6 +11,7 @@ use super::adapters::{AdapterWeights, SlotTable};
 use super::event::{EngineError, Event};
 use super::executor::ExecutorError;
 use super::scheduler::SchedulerConfig;
+use super::speculation::Speculation;
 use super::stats::EngineStats;
 use super::types::{AdapterSlot, Request, SeqId};
 
@@ -27,6 +28,8 @@ pub struct EngineConfig {
     pub num_blocks: usize,
     /// Whether full blocks are kept and shared.
     pub enable_prefix_caching: bool,
+    /// Whether tokens are drafted.
+    pub speculation: Speculation,
     /// Accepted sequences that may wait to be scheduled for the first time.
     pub max_queued_requests: usize,
     /// Their prompt tokens.
@@ -42,6 +45,7 @@ impl EngineConfig {
             max_model_len: self.max_model_len,
             num_blocks: self.num_blocks,
             enable_prefix_caching: self.enable_prefix_caching,
+            speculation: self.speculation,
         }
     }
 

@@ -9,8 +9,10 @@ pub mod executor;
 pub mod fake;
 
 pub mod handle;
+pub mod ngram;
 pub mod scheduler;
 pub mod sequence;
+pub mod speculation;
 pub mod stats;
 pub mod thread;
 pub mod types;
@@ -25,6 +27,7 @@ pub use executor::{
 };
 pub use handle::{EngineConfig, EngineHandle, EventStream, SubmitError};
 pub use scheduler::{Counters, Scheduler, SchedulerConfig};
+pub use speculation::{DraftCost, Speculation};
 pub use stats::{EngineStats, STEP_BUCKETS_MS};
 pub use thread::{Engine, EngineThread, engine, spawn};
 pub use types::{

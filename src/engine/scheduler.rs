@@ -11,16 +11,19 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
+use std::time::Duration;
 
 use super::adapters::AdapterLease;
 use super::block_pool::{BlockPool, BlockTable};
 use super::event::{Event, SeqEvent};
-use super::executor::{SampleInput, SampleRow, StepInput, TokenSource};
+use super::executor::{Row, SampleInput, SampleRow, StepInput, TokenSource};
 use super::sequence::{OrderKey, RowRef, Sequence};
-use super::types::{BLOCK_SIZE, BlockId, FinishReason, Request, SeqId, Task};
+use super::speculation::{Speculation, StepCosts};
+use super::types::{BLOCK_SIZE, BlockId, FinishReason, Request, SeqId, Task, TokenId};
 
 mod admit;
 mod assemble;
+mod drafts;
 mod trace;
 mod update;
 
@@ -37,6 +40,8 @@ pub struct SchedulerConfig {
     pub num_blocks: usize,
     /// Whether full blocks are kept and shared.
     pub enable_prefix_caching: bool,
+    /// Whether tokens are drafted.
+    pub speculation: Speculation,
 }
 
 impl SchedulerConfig {
@@ -61,6 +66,10 @@ pub struct Counters {
     pub finished_length: u64,
     pub aborted: u64,
     pub failed: u64,
+    /// Rows with drafts, their drafts, and those that were right.
+    pub drafts: u64,
+    pub draft_tokens: u64,
+    pub accepted_draft_tokens: u64,
 }
 
 /// A row of a step in flight.
@@ -69,8 +78,10 @@ struct RowRecord {
     slot: usize,
     seq: SeqId,
     epoch: u32,
-    /// Positions computed after it.
+    /// Positions computed after it, without drafts.
     end: usize,
+    /// Drafts beyond these positions.
+    drafts: usize,
     returns: Returns,
     /// Tokens of the prompt, by index, whose scores it returns.
     scores: Range<usize>,
@@ -92,6 +103,8 @@ enum Returns {
 #[derive(Debug, Default)]
 struct StepRecord {
     step: u64,
+    /// Whether it is a step of decoding alone, whose time says what drafts cost.
+    decodes: bool,
     rows: Vec<RowRecord>,
 }
 
@@ -116,6 +129,9 @@ pub struct Scheduler {
     /// The first waiting sequence and the number of blocks that were too few for it.
     blocked: Option<(SeqId, usize)>,
     hits: Vec<BlockId>,
+    costs: StepCosts,
+    /// Tokens that the executor samples in a step.
+    max_sampled: usize,
     counters: Counters,
 }
 
@@ -141,8 +157,15 @@ impl Scheduler {
             next_arrival: 0,
             blocked: None,
             hits: Vec::new(),
+            costs: StepCosts::new(config.speculation.cost),
+            max_sampled: usize::MAX,
             counters: Counters::default(),
         }
+    }
+
+    /// Lets a step sample at most so many tokens, drafts included (at least one a sequence).
+    pub fn limit_sampled(&mut self, max_sampled: usize) {
+        self.max_sampled = max_sampled;
     }
 
     /// The pool.
@@ -210,6 +233,7 @@ impl Scheduler {
             root,
             epoch: 0,
             admitted: false,
+            lookup: None,
         });
         let slot = match self.free_slots.pop() {
             Some(slot) => slot,
@@ -253,6 +277,7 @@ impl Scheduler {
         if !preempted {
             self.schedule_waiting(&mut budget, input, &mut record, events);
         }
+        self.schedule_drafts(budget, input, &mut record);
         if record.rows.is_empty() {
             self.spare.push(record);
             return false;
@@ -274,12 +299,21 @@ impl Scheduler {
                 seq: seq.id,
                 params: &seq.params,
                 history: &seq.tokens,
+                drafts: seq.lookup.as_deref().map_or(&[], |l| &l.proposal()[..r.drafts]),
                 num_prompt: seq.num_prompt,
                 position: r.end,
                 mask: None,
             });
         }
         SampleInput { rows }
+    }
+
+    /// Tells how long the oldest step in flight took, before [`update`](Self::update): it decides how much is drafted.
+    pub fn observe(&mut self, took: Duration) {
+        if let Some(record) = self.steps.front().filter(|record| record.decodes) {
+            let tokens = record.rows.iter().map(|r| 1 + r.drafts).sum();
+            self.costs.observe(tokens, took);
+        }
     }
 
     /// Whether the sequence is still the one, and in the state, that the row was made for.
@@ -341,6 +375,14 @@ impl Scheduler {
             assert!(seq.num_computed <= seq.num_tokens() && seq.num_tokens() <= seq.max_len, "{:?} counts", seq.id);
             assert!((1..=seq.num_prompt).contains(&seq.num_scored), "{:?} scored", seq.id);
             assert!(seq.num_computed <= seq.table.capacity(), "{:?} computed beyond its blocks", seq.id);
+            let rows = self.steps.iter().flat_map(|s| &s.rows);
+            let drafts = rows.filter(|r| r.slot == slot && self.is_current(r)).map(|r| r.drafts).sum::<usize>();
+            assert!(
+                seq.table.blocks().len() <= (seq.num_tokens() + drafts).div_ceil(BLOCK_SIZE),
+                "{:?} blocks",
+                seq.id
+            );
+            assert!(drafts == 0 || seq.in_flight == 1, "{:?} drafts", seq.id);
             assert!(seq.num_registered * BLOCK_SIZE <= seq.num_computed, "{:?} registered too much", seq.id);
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::adapters::AdapterLease;
 use super::block_pool::{BlockTable, PrefixUid};
+use super::speculation::Lookup;
 use super::types::{FinishReason, Pooling, SamplingParams, SeqId, Task, TokenId};
 
 /// Decides admission (smallest first) and preemption (largest first). `arrival` makes it unique.
@@ -58,6 +59,8 @@ pub(super) struct Sequence {
     pub epoch: u32,
     /// Whether it was ever admitted.
     pub admitted: bool,
+    /// Once drafts were looked up for it.
+    pub lookup: Option<Box<Lookup>>,
 }
 
 impl Sequence {
@@ -107,6 +110,9 @@ impl Sequence {
         self.last_row = None;
         self.num_registered = 0;
         self.prefix = self.root;
+        if let Some(lookup) = &mut self.lookup {
+            lookup.clear();
+        }
         std::mem::take(&mut self.table)
     }
 }

@@ -48,6 +48,10 @@ pub struct EngineStats {
     pub prefix_cache_queries: AtomicU64,
     pub prefix_cache_hits: AtomicU64,
     pub generation_tokens: AtomicU64,
+    /// Rows with drafts, their drafts, and those that were right.
+    pub drafts: AtomicU64,
+    pub draft_tokens: AtomicU64,
+    pub accepted_draft_tokens: AtomicU64,
     pub preemptions: AtomicU64,
     pub finished_stop: AtomicU64,
     pub finished_length: AtomicU64,
@@ -87,6 +91,9 @@ impl EngineStats {
             prefix_cache_queries: AtomicU64::new(0),
             prefix_cache_hits: AtomicU64::new(0),
             generation_tokens: AtomicU64::new(0),
+            drafts: AtomicU64::new(0),
+            draft_tokens: AtomicU64::new(0),
+            accepted_draft_tokens: AtomicU64::new(0),
             preemptions: AtomicU64::new(0),
             finished_stop: AtomicU64::new(0),
             finished_length: AtomicU64::new(0),
@@ -147,6 +154,9 @@ impl EngineStats {
         self.prefix_cache_queries.store(counters.prefix_cache_queries, Relaxed);
         self.prefix_cache_hits.store(counters.prefix_cache_hits, Relaxed);
         self.generation_tokens.store(counters.generation_tokens, Relaxed);
+        self.drafts.store(counters.drafts, Relaxed);
+        self.draft_tokens.store(counters.draft_tokens, Relaxed);
+        self.accepted_draft_tokens.store(counters.accepted_draft_tokens, Relaxed);
         self.preemptions.store(counters.preemptions, Relaxed);
         self.finished_stop.store(counters.finished_stop, Relaxed);
         self.finished_length.store(counters.finished_length, Relaxed);

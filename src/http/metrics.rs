@@ -128,6 +128,15 @@ impl EngineMetrics {
                 s.cached_prompt_tokens.load(Relaxed)
             }),
             counter(labelled("generation_tokens_total", "Tokens generated."), |s| s.generation_tokens.load(Relaxed)),
+            counter(labelled("spec_decode_num_drafts_total", "Steps of sequences with drafts."), |s| {
+                s.drafts.load(Relaxed)
+            }),
+            counter(labelled("spec_decode_num_draft_tokens_total", "Tokens drafted."), |s| {
+                s.draft_tokens.load(Relaxed)
+            }),
+            counter(labelled("spec_decode_num_accepted_tokens_total", "Drafted tokens that were right."), |s| {
+                s.accepted_draft_tokens.load(Relaxed)
+            }),
             counter(own("steps_total", "Engine steps completed."), |s| s.steps.load(Relaxed)),
             counter(own("step_failures_total", "Engine steps that failed."), |s| s.step_failures.load(Relaxed)),
             counter(own("sequences_failed_total", "Sequences that ended in an error."), |s| {

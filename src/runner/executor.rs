@@ -130,6 +130,10 @@ impl CpuExecutor {
 }
 
 impl Executor for CpuExecutor {
+    fn max_sampled(&self) -> usize {
+        self.ops.max_outputs()
+    }
+
     fn max_adapters(&self) -> usize {
         self.ops.adapter_slots()
     }
@@ -178,7 +182,9 @@ impl Executor for CpuExecutor {
             let range = &self.rows[row.row];
             for (k, i) in range.clone().enumerate() {
                 let (_, logits) = all.by_ref().find(|(j, _)| *j == i).expect("rows of logits ascend");
-                let row = SampleRow { position: row.position + k, ..row.clone() };
+                // Sampled as if the drafts before it were right; if they are not, it is dropped below.
+                let drafts = &row.drafts[..k.min(row.drafts.len())];
+                let row = SampleRow { position: row.position + k, drafts, ..row.clone() };
                 jobs.push(Job { logits: &mut logits[..self.vocab_size], row, out: RowOut::None });
             }
         }
@@ -188,15 +194,17 @@ impl Executor for CpuExecutor {
             job.out = sampler.sample_row(job.logits, &job.row, &mut scratch);
         });
         for job in jobs {
-            let row = &mut out.rows[job.row.row];
-            *row = match (std::mem::replace(row, RowOut::None), job.out) {
-                (RowOut::None, out) => out,
-                (RowOut::Tokens(mut before), RowOut::Tokens(more)) => {
-                    before.extend(more);
-                    RowOut::Tokens(before)
+            match (&mut out.rows[job.row.row], job.out) {
+                (row @ RowOut::None, first) => *row = first,
+                // A failure after drafts is met again when the token before it is known, or never.
+                (RowOut::Tokens(before), RowOut::Tokens(more)) => {
+                    let sampled = before.iter().map(|s| s.token);
+                    if sampled.eq(job.row.drafts.iter().copied()) {
+                        before.extend(more);
+                    }
                 }
-                (_, failed @ RowOut::Failed(_)) | (failed, _) => failed,
-            };
+                _ => {}
+            }
         }
         self.next_ticket += 1;
         Ok(*ticket)

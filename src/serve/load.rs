@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::LoadedModel;
 use crate::config::{Config, Dtype, KvCacheDtype};
-use crate::engine::EngineConfig;
+use crate::engine::{EngineConfig, Speculation};
 use crate::http::{Adapters, LoadProgress, Sampling};
 use crate::hub::{self, ModelSource, Progress};
 use crate::model::config::LlamaConfig;
@@ -85,6 +85,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
             max_model_len: loaded.max_model_len,
             num_blocks: loaded.num_blocks,
             enable_prefix_caching: config.prefix_caching,
+            speculation: Speculation { max_tokens: config.num_speculative_tokens, ..Speculation::OFF },
             max_queued_requests: config.max_queued_requests,
             max_queued_tokens: queued_tokens(config, loaded.max_model_len),
         },

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use lima::engine::{Request, SamplingParams, TokenId};
+use lima::engine::{Request, SamplingParams, Speculation, TokenId};
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::kv::KvType;
 use lima::ops::cpu::level::Level;
@@ -66,7 +66,16 @@ fn second_turn(first: &Request, answer: &Output) -> Request {
 }
 
 fn base(dtype: DType, kv: Option<KvType>, level: Level) -> Setting {
-    Setting { dtype, kv, level, threads: 1, max_num_batched_tokens: 512, num_blocks: AMPLE, prefix_caching: false }
+    Setting {
+        dtype,
+        kv,
+        level,
+        threads: 1,
+        max_num_batched_tokens: 512,
+        num_blocks: AMPLE,
+        prefix_caching: false,
+        speculation: Speculation::OFF,
+    }
 }
 
 /// Runs one format at one level through every circumstance.

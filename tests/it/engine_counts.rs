@@ -43,6 +43,7 @@ fn one_forward_a_token_and_nothing_copied() {
             max_num_batched_tokens: 512,
             num_blocks: MAX_SEQS * 5,
             prefix_caching: true,
+            speculation: lima::engine::Speculation::OFF,
         };
         let executor = Arc::new(Mutex::new(setting.load(&checkpoint)));
         let mut core = Core::new(setting.config().scheduler(), Box::new(Watched(executor.clone())));

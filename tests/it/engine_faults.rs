@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle};
-use lima::engine::{Core, EngineError, Event, Request, SchedulerConfig, SeqId};
+use lima::engine::{Core, EngineError, Event, Request, SchedulerConfig, SeqId, Speculation};
 
 use crate::support::engine::counting;
 
@@ -14,6 +14,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     max_model_len: 512,
     num_blocks: 32,
     enable_prefix_caching: true,
+    speculation: Speculation::OFF,
 };
 
 /// Runs these requests with a fault at a step; returns which failed. The others must be right.

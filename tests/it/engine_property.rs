@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle, oracle_pooled, oracle_scores};
 use lima::engine::{
-    AdapterLease, AdapterSlot, Core, EngineError, Event, FinishReason, Pooling, Request, SamplingParams,
-    SchedulerConfig, Scored, SeqEvent, SeqId, Task, TokenId,
+    AdapterLease, AdapterSlot, Core, DraftCost, EngineError, Event, FinishReason, Pooling, Request, SamplingParams,
+    SchedulerConfig, Scored, SeqEvent, SeqId, Speculation, Task, TokenId,
 };
 
-const VOCAB: u32 = 40;
-const SCENARIOS: u64 = 320;
+/// Few tokens repeat themselves, and drafts are right now and then.
+const VOCABS: [u32; 3] = [40, 40, 3];
+const SCENARIOS: u64 = 400;
 const STEPS_PER_SCENARIO: usize = 330;
 
 /// A small generator (splitmix64), so that a seed means the same for ever.
@@ -49,6 +50,7 @@ struct Reader {
 
 struct Scenario {
     random: Random,
+    vocab: u32,
     config: SchedulerConfig,
     core: Core,
     control: FakeControl,
@@ -71,24 +73,32 @@ struct Totals {
     aborted: u64,
     scored: u64,
     pooled: u64,
+    drafted: u64,
+    accepted: u64,
 }
 
 impl Scenario {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
+        let vocab = VOCABS[random.below(VOCABS.len())];
         let config = SchedulerConfig {
             max_num_seqs: random.between(1, 8),
             max_num_batched_tokens: random.between(1, 120),
             max_model_len: random.between(20, 300),
             num_blocks: random.between(2, 14),
             enable_prefix_caching: random.percent(75),
+            speculation: Speculation {
+                max_tokens: random.below(8),
+                cost: [DraftCost::Percent(0), DraftCost::Percent(20), DraftCost::Measured][random.below(3)],
+            },
         };
-        let executor = FakeExecutor::new(random.between(1, 2), VOCAB);
+        let executor = FakeExecutor::new(random.between(1, 2), vocab);
         let control = executor.control();
         let core = Core::new(config, Box::new(executor));
         Self {
             faulty: random.percent(50),
             random,
+            vocab,
             config,
             core,
             control,
@@ -100,13 +110,13 @@ impl Scenario {
     }
 
     fn submit(&mut self) {
-        let random = &mut self.random;
+        let (random, vocab) = (&mut self.random, self.vocab);
         // Few beginnings, so that prefixes are shared; many ends.
         let shared = random.between(0, self.config.max_len());
         let own = random.below(40);
         let family = random.below(3) as u32;
-        let mut prompt: Vec<TokenId> = (0..shared as u32).map(|i| (i * 7 + family) % VOCAB).collect();
-        prompt.extend((0..own).map(|_| random.below(VOCAB as usize) as u32));
+        let mut prompt: Vec<TokenId> = (0..shared as u32).map(|i| (i * 7 + family) % vocab).collect();
+        prompt.extend((0..own).map(|_| random.below(vocab as usize) as u32));
         let params = SamplingParams {
             temperature: if random.percent(50) { 1.0 } else { 0.0 },
             seed: random.next() % 3,
@@ -208,9 +218,9 @@ impl Scenario {
                 Event::Token(sampled) => reader.tokens.push(sampled.token),
                 Event::Finished(reason) => {
                     let reader = self.readers.remove(&seq).unwrap();
-                    let expected = oracle(&reader.request, self.config.max_len(), VOCAB);
+                    let expected = oracle(&reader.request, self.config.max_len(), self.vocab);
                     assert_eq!((reader.tokens, reason), expected, "{seq:?}");
-                    assert_eq!(reader.scores, oracle_scores(&reader.request, VOCAB), "{seq:?}");
+                    assert_eq!(reader.scores, oracle_scores(&reader.request, self.vocab), "{seq:?}");
                     assert_eq!(reader.pooled, oracle_pooled(&reader.request), "{seq:?}");
                     match reason {
                         FinishReason::Stop => totals.stopped += 1,
@@ -230,9 +240,9 @@ impl Scenario {
     }
 
     fn check_prefix(&self, reader: &Reader) {
-        let (expected, _) = oracle(&reader.request, self.config.max_len(), VOCAB);
+        let (expected, _) = oracle(&reader.request, self.config.max_len(), self.vocab);
         assert!(expected.starts_with(&reader.tokens));
-        assert!(oracle_scores(&reader.request, VOCAB).starts_with(&reader.scores));
+        assert!(oracle_scores(&reader.request, self.vocab).starts_with(&reader.scores));
     }
 
     fn run(mut self, totals: &mut Totals) {
@@ -260,7 +270,11 @@ impl Scenario {
         assert_eq!((scheduler.pool().num_in_use(), scheduler.pool().num_free()), (0, self.config.num_blocks));
         totals.steps += self.control.forwards();
         totals.preemptions += scheduler.counters().preemptions;
-        totals.discarded += scheduler.counters().discarded_rows;
+        let counters = scheduler.counters();
+        totals.discarded += counters.discarded_rows;
+        totals.drafted += counters.draft_tokens;
+        totals.accepted += counters.accepted_draft_tokens;
+        assert!(counters.accepted_draft_tokens <= counters.draft_tokens);
     }
 }
 
@@ -274,5 +288,6 @@ fn random_traffic_keeps_the_invariants_and_the_oracle() {
     assert!(totals.steps >= 100_000, "{totals:?}");
     let Totals { preemptions, discarded, hits, stopped, by_length, failed, aborted, scored, pooled, .. } = totals;
     let counts = [preemptions, discarded, hits, stopped, by_length, failed, aborted, scored, pooled];
+    assert!(totals.accepted > 1000 && totals.drafted > totals.accepted + 1000, "{totals:?}");
     assert!(counts.iter().all(|&n| n > 100), "{totals:?}");
 }

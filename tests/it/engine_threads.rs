@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle};
 use lima::engine::{
-    EngineConfig, EngineError, EngineHandle, EngineThread, Event, EventStream, FinishReason, Request, SubmitError,
-    TokenId, spawn,
+    EngineConfig, EngineError, EngineHandle, EngineThread, Event, EventStream, FinishReason, Request, Speculation,
+    SubmitError, TokenId, spawn,
 };
 
 use crate::support::engine::counting;
@@ -20,6 +20,7 @@ fn config() -> EngineConfig {
         max_model_len: 512,
         num_blocks: 1024,
         enable_prefix_caching: true,
+        speculation: Speculation::default(),
         max_queued_requests: 1000,
         max_queued_tokens: 1_000_000,
     }

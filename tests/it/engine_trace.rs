@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use lima::engine::fake::{FakeExecutor, oracle_scores};
 use lima::engine::{
-    Core, Event, Pooling, Request, SamplingParams, SchedulerConfig, SeqEvent, SeqId, Task, TokenId, TokenSource,
+    Core, DraftCost, Event, Pooling, Request, SamplingParams, SchedulerConfig, SeqEvent, SeqId, Speculation, Task,
+    TokenId, TokenSource,
 };
 
 const CONFIG: SchedulerConfig = SchedulerConfig {
@@ -14,6 +15,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     max_model_len: 1024,
     num_blocks: 16,
     enable_prefix_caching: true,
+    speculation: Speculation::OFF,
 };
 
 fn request(prompt: impl Iterator<Item = TokenId>, max_tokens: u32) -> Request {
@@ -375,4 +377,63 @@ fn what_was_scored_before_a_preemption_is_not_scored_again() {
     assert_eq!(core.scheduler().counters().preemptions, 1);
     assert!(computed > 0);
     assert_eq!(scores, oracle_scores(&long, 1000));
+}
+
+#[test]
+fn what_repeats_is_drafted() {
+    let speculation = Speculation { max_tokens: 4, cost: DraftCost::Percent(0) };
+    let script = vec![3, 4, 5, 6, 9, 1, 2, 3, 4];
+    let mut trace = Trace::new(SchedulerConfig { speculation, ..CONFIG }, 1, script);
+    trace.add(request([1, 2, 3, 4, 5, 6, 1, 2].into_iter(), 9));
+    trace.run();
+    let counters = trace.core.scheduler().counters();
+    assert_eq!((counters.drafts, counters.draft_tokens, counters.accepted_draft_tokens), (2, 5, 4));
+    insta::assert_snapshot!(trace.text, @r"
+    step 0: [s0 0..8 Sample { last: 1 }]
+      s0 Scheduled { cached_tokens: 0 }
+      s0 -> 3
+      next step 1, in flight 0, blocks: 1 in use, 15 free, 0 cached
+      running s0: prompt 8 + output 1 + in flight 0, computed 8, registered 0, blocks [b0]
+    step 1: [s0 8..13 Sample { last: 5 }]
+      s0 -> 4
+      s0 -> 5
+      s0 -> 6
+      s0 -> 9
+      next step 2, in flight 0, blocks: 1 in use, 15 free, 0 cached
+      running s0: prompt 8 + output 5 + in flight 0, computed 12, registered 0, blocks [b0]
+    step 2: [s0 12..13 Sample { last: 1 }]
+      s0 -> 1
+      next step 3, in flight 0, blocks: 1 in use, 15 free, 0 cached
+      running s0: prompt 8 + output 6 + in flight 0, computed 13, registered 0, blocks [b0]
+    step 3: [s0 13..14 Sample { last: 1 }]
+      s0 -> 2
+      next step 4, in flight 0, blocks: 1 in use, 15 free, 0 cached
+      running s0: prompt 8 + output 7 + in flight 0, computed 14, registered 0, blocks [b0]
+    step 4: [s0 14..16 Sample { last: 2 }]
+      s0 -> 3
+      s0 -> 4
+      s0 Finished(Length)
+      next step 5, in flight 0, blocks: 0 in use, 16 free, 0 cached
+    no step
+      next step 5, in flight 0, blocks: 0 in use, 16 free, 0 cached
+    ");
+}
+
+#[test]
+fn drafts_take_no_block_that_another_may_need() {
+    // Two sequences near the end of their blocks. With three blocks one is free, too few for both.
+    let speculation = Speculation { max_tokens: 4, cost: DraftCost::Percent(0) };
+    for (num_blocks, lens) in [(3, [3, 3]), (5, [5, 3])] {
+        let config = SchedulerConfig { num_blocks, speculation, ..CONFIG };
+        let mut trace = Trace::new(config, 1, vec![3; 99]);
+        trace.add(request(std::iter::repeat_n(3, 29), 20));
+        trace.add(request(std::iter::repeat_n(3, 29), 20));
+        trace.advance();
+        // Positions up to 32 need no further block.
+        trace.advance();
+        let found: Vec<_> = trace.core.last_input().rows.iter().map(|r| r.len).collect();
+        assert_eq!(found, lens, "{num_blocks} blocks");
+        trace.run();
+        assert_eq!(trace.core.scheduler().counters().preemptions, u64::from(num_blocks == 3));
+    }
 }

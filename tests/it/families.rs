@@ -149,6 +149,7 @@ fn padding_rows_are_never_sampled() {
                     seq: SeqId(1),
                     params: &params,
                     history: &prompt,
+                    drafts: &[],
                     num_prompt: 4,
                     position: 4,
                     mask: None,

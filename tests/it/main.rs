@@ -25,6 +25,7 @@ mod sampler;
 mod sampler_goldens;
 mod sampler_statistics;
 mod scores;
+mod speculation;
 mod support;
 mod text;
 mod text_corpus;

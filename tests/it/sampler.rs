@@ -65,7 +65,7 @@ impl Rng {
 }
 
 fn row<'a>(params: &'a Arc<SamplingParams>, history: &'a [TokenId], num_prompt: usize) -> SampleRow<'a> {
-    SampleRow { row: 0, seq: SeqId(1), params, history, num_prompt, position: history.len(), mask: None }
+    SampleRow { row: 0, seq: SeqId(1), params, history, drafts: &[], num_prompt, position: history.len(), mask: None }
 }
 
 /// Samples without log-probabilities or a mask.

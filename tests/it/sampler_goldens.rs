@@ -64,6 +64,7 @@ impl Case {
             seq: SeqId(1),
             params,
             history: &self.history,
+            drafts: &[],
             num_prompt: self.num_prompt,
             position: self.history.len(),
             mask: None,
@@ -167,7 +168,16 @@ fn stop_tokens_wait_for_min_tokens() {
         })
     };
     let sample = |params: &Arc<SamplingParams>, logits: &[f32], position, mask: Option<&[u32]>| {
-        let row = SampleRow { row: 0, seq: SeqId(1), params, history: &[1, 1, 0], num_prompt: 2, position, mask };
+        let row = SampleRow {
+            row: 0,
+            seq: SeqId(1),
+            params,
+            history: &[1, 1, 0],
+            drafts: &[],
+            num_prompt: 2,
+            position,
+            mask,
+        };
         let out = Sampler::new(4).sample_row(&mut logits.to_vec(), &row, &mut Scratch::default());
         assert_eq!(out, reference::sample_row(logits, 4, &row));
         match out {

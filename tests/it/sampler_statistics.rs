@@ -26,8 +26,16 @@ fn draw(sampler: &Sampler, logits: &[f32], row: &SampleRow<'_>, buffers: &mut (V
 fn draws(logits: &[f32], params: &SamplingParams, history: &[TokenId], num_prompt: usize) -> Vec<usize> {
     let params = Arc::new(params.clone());
     let (sampler, mut buffers) = (Sampler::new(logits.len()), Default::default());
-    let row =
-        |position| SampleRow { row: 0, seq: SeqId(1), params: &params, history, num_prompt, position, mask: None };
+    let row = |position| SampleRow {
+        row: 0,
+        seq: SeqId(1),
+        params: &params,
+        history,
+        drafts: &[],
+        num_prompt,
+        position,
+        mask: None,
+    };
     (0..DRAWS).map(|i| draw(&sampler, logits, &row(num_prompt + i), &mut buffers)).collect()
 }
 
@@ -165,8 +173,16 @@ fn the_first_token_of_consecutive_seeds_follows_the_distribution() {
     let base = SamplingParams { temperature: 0.7, top_p: 0.9, ..SamplingParams::default() };
     let mut first = |seed| {
         let params = Arc::new(SamplingParams { seed, ..base.clone() });
-        let row =
-            SampleRow { row: 0, seq: SeqId(1), params: &params, history: &[], num_prompt: 0, position: 17, mask: None };
+        let row = SampleRow {
+            row: 0,
+            seq: SeqId(1),
+            params: &params,
+            history: &[],
+            drafts: &[],
+            num_prompt: 0,
+            position: 17,
+            mask: None,
+        };
         draw(&sampler, &logits, &row, &mut buffers)
     };
     let tokens: Vec<usize> = (0..DRAWS as u64).map(&mut first).collect();

@@ -18,6 +18,7 @@ const BASE: Setting = Setting {
     max_num_batched_tokens: 512,
     num_blocks: 64 * 5,
     prefix_caching: false,
+    speculation: lima::engine::Speculation::OFF,
 };
 
 fn base(dtype: DType) -> Setting {

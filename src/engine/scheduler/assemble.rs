@@ -140,7 +140,7 @@ impl Scheduler {
             score,
             adapter: seq.adapter.as_ref().map(AdapterLease::slot),
         });
-        record.rows.push(RowRecord { slot, seq: seq.id, epoch: seq.epoch, end, returns, scores });
+        record.rows.push(RowRecord { slot, seq: seq.id, epoch: seq.epoch, end, drafts: 0, returns, scores });
     }
 }
 

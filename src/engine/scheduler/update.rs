@@ -44,7 +44,7 @@ impl Scheduler {
         let mut emit = |event| events.push(SeqEvent { seq: row.seq, slot: row.slot, event });
         let matches = match &out {
             RowOut::None => matches!(row.returns, Returns::Nothing | Returns::End),
-            RowOut::Tokens(tokens) => row.returns == Returns::Token && tokens.len() == 1,
+            RowOut::Tokens(tokens) => row.returns == Returns::Token && (1..=1 + row.drafts).contains(&tokens.len()),
             RowOut::Pooled(_) => row.returns == Returns::Pooled,
             RowOut::Failed(_) => false,
         };
@@ -57,22 +57,36 @@ impl Scheduler {
             self.counters.failed += 1;
             return self.remove(row.slot);
         }
-        if self.config.enable_prefix_caching {
-            register_blocks(&mut self.pool, seq, row.end);
-        }
         if !scored.is_empty() {
             seq.num_scored = row.scores.end;
             emit(Event::PromptLogprobs(scored));
         }
+        let mut computed = row.end;
         let mut finished = (row.returns == Returns::End).then_some(FinishReason::Length);
         match out {
             RowOut::Tokens(mut tokens) => {
+                let known = seq.tokens.len();
                 for sampled in tokens.drain(..) {
-                    seq.in_flight -= 1;
                     seq.tokens.push(sampled.token);
-                    self.counters.generation_tokens += 1;
                     emit(Event::Token(sampled));
                     finished = seq.finish_reason();
+                    if finished.is_some() {
+                        break;
+                    }
+                }
+                let new = &seq.tokens[known..];
+                if let Some(lookup) = &mut seq.lookup {
+                    lookup.learn(new);
+                }
+                // All but the last were drafts, and are computed.
+                let accepted = new.len() - 1;
+                self.counters.generation_tokens += new.len() as u64;
+                self.counters.accepted_draft_tokens += accepted as u64;
+                computed += accepted;
+                seq.num_computed += accepted;
+                seq.in_flight -= 1;
+                if row.drafts > 0 {
+                    self.pool.truncate(&mut seq.table, seq.num_computed.div_ceil(BLOCK_SIZE));
                 }
             }
             RowOut::Pooled(pooled) => {
@@ -80,6 +94,9 @@ impl Scheduler {
                 finished = Some(FinishReason::Length);
             }
             RowOut::None | RowOut::Failed(_) => {}
+        }
+        if self.config.enable_prefix_caching {
+            register_blocks(&mut self.pool, seq, computed);
         }
         if let Some(reason) = finished {
             emit(Event::Finished(reason));

@@ -9,7 +9,7 @@
 //! 1. **Log-probabilities**, if asked for, from the raw logits: `l - max - ln Σ exp(l - max)`; of the
 //!    sampled token, and of the `N` best tokens above -inf by (logit descending, id ascending).
 //! 2. **Bias**: `l += b` for each pair, in order.
-//! 3. **Penalties**, once for each distinct token of prompt and output: `l = l < 0 ? l · r : l / r`
+//! 3. **Penalties**, once for each distinct token of prompt and output (drafts before it included): `l = l < 0 ? l · r : l / r`
 //!    (repetition, if `r != 1`); then, if the token was generated `c > 0` times,
 //!    `l -= frequency · c`, `l -= presence`.
 //! 4. **Mask**: a token whose bit is clear or missing gets -inf. Then, while fewer than `min_tokens`
@@ -212,7 +212,7 @@ impl Sampler {
                     &scratch.counts
                 }
             };
-            for seen in counts.seen() {
+            for seen in counts.seen_with(row.drafts) {
                 editor.edit(seen.token, |l| seen.penalise(l, params))?;
             }
         }

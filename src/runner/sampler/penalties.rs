@@ -72,9 +72,13 @@ impl PenaltyCounts {
         self.last = None;
     }
 
-    /// The distinct tokens, in order of first occurrence.
-    pub fn seen(&self) -> &[Seen] {
-        &self.seen
+    /// The distinct tokens, as they would be had `drafts` been generated too.
+    pub fn seen_with<'a>(&'a self, drafts: &'a [TokenId]) -> impl Iterator<Item = Seen> + 'a {
+        let count = |token| drafts.iter().filter(|&&t| t == token).count() as u32;
+        let known = self.seen.iter().map(move |s| Seen { generated: s.generated + count(s.token), ..*s });
+        let first = move |i: usize| !self.index.contains_key(&drafts[i]) && !drafts[..i].contains(&drafts[i]);
+        let new = (0..drafts.len()).filter(move |&i| first(i));
+        known.chain(new.map(move |i| Seen { token: drafts[i], generated: count(drafts[i]) }))
     }
 
     /// A sequence only grows or is cut back, so its length and last token tell.
@@ -90,7 +94,7 @@ mod tests {
     use super::*;
 
     fn sorted(counts: &PenaltyCounts) -> Vec<(TokenId, u32)> {
-        let mut seen: Vec<_> = counts.seen().iter().map(|s| (s.token, s.generated)).collect();
+        let mut seen: Vec<_> = counts.seen_with(&[]).map(|s| (s.token, s.generated)).collect();
         seen.sort_unstable();
         seen
     }

@@ -70,7 +70,7 @@ pub fn edited(logits: &[f32], vocab_size: usize, row: &SampleRow<'_>) -> Result<
         }
     }
     let mut seen = BTreeMap::<TokenId, u32>::new();
-    for (i, &token) in row.history.iter().enumerate() {
+    for (i, &token) in row.history.iter().chain(row.drafts).enumerate() {
         *seen.entry(token).or_default() += u32::from(i >= row.num_prompt);
     }
     if !params.has_penalties() {

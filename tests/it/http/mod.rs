@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lima::engine::fake::{FakeControl, FakeExecutor};
-use lima::engine::{EngineConfig, EngineHandle, TokenId, spawn};
+use lima::engine::{EngineConfig, EngineHandle, Speculation, TokenId, spawn};
 use lima::http::{App, Limits, ModelParts, Sampling, ServedModel, serve};
 use lima::text::PromptRenderer;
 use serde_json::{Value, json};
@@ -106,6 +106,7 @@ impl Server {
             max_model_len: MAX_LEN,
             num_blocks: 256,
             enable_prefix_caching: true,
+            speculation: Speculation::default(),
             max_queued_requests: setup.max_queued,
             max_queued_tokens: 1 << 20,
         };

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use lima::engine::{AdapterError, AdapterLease, AdapterWeights, BLOCK_SIZE, Event, Request, SamplingParams, TokenId};
+use lima::engine::{
+    AdapterError, AdapterLease, AdapterWeights, BLOCK_SIZE, DraftCost, Event, Request, SamplingParams, Speculation,
+    TokenId,
+};
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::level::Level;
 use lima::ops::quant::DType;
@@ -14,6 +17,9 @@ use lima::runner::adapters::load;
 use super::folder;
 use crate::support::engine::{Output, Running, Setting};
 use crate::support::goldens;
+
+/// Drafts whatever the lookup finds.
+const EAGER: Speculation = Speculation { max_tokens: 4, cost: DraftCost::Percent(0) };
 
 const THREE: [&str; 3] = ["gqa-qv", "gqa-all", "gqa-patterns"];
 
@@ -26,6 +32,7 @@ fn setting(dtype: DType) -> Setting {
         max_num_batched_tokens: 512,
         num_blocks: 64,
         prefix_caching: true,
+        speculation: Speculation::OFF,
     }
 }
 
@@ -87,6 +94,7 @@ fn answers_do_not_depend_on_neighbours() {
         let few = Setting { num_blocks: 10, prefix_caching: false, ..base };
         for (how, setting) in [
             ("together", Setting { threads: 2, ..base }),
+            ("with drafts", Setting { speculation: EAGER, ..base }),
             ("in chunks", Setting { max_num_batched_tokens: 16, threads: 2, ..base }),
             ("preempted", few),
         ] {

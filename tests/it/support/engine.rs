@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use lima::engine::{
-    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, Scored, TokenId, spawn,
+    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, Scored, Speculation,
+    TokenId, spawn,
 };
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::kv::{KvPool, KvType};
@@ -22,6 +23,7 @@ pub struct Setting {
     pub max_num_batched_tokens: usize,
     pub num_blocks: usize,
     pub prefix_caching: bool,
+    pub speculation: Speculation,
 }
 
 /// Sequences have at most so many tokens.
@@ -37,6 +39,7 @@ impl Setting {
             max_model_len: MAX_LEN,
             num_blocks: self.num_blocks,
             enable_prefix_caching: self.prefix_caching,
+            speculation: self.speculation,
             max_queued_requests: 1024,
             max_queued_tokens: 1 << 20,
         }
