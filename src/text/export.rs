@@ -175,15 +175,19 @@ fn with_merges(from: &tokenizers::Tokenizer, model: &SentencePiece) -> Result<to
     let error = |e: tokenizers::Error| e.to_string();
     let pieces: BTreeMap<&str, (TokenId, f32)> = model.mergeable().map(|(s, id, score)| (s, (id, score))).collect();
     let mut merges = Vec::new();
-    for (&piece, &(id, score)) in &pieces {
+    for (&piece, &(_, score)) in &pieces {
         for (at, _) in piece.char_indices().skip(1) {
             let (left, right) = piece.split_at(at);
             if let (Some((l, _)), Some((r, _))) = (pieces.get(left), pieces.get(right)) {
-                merges.push((score, id, *l, *r, left, right));
+                merges.push((score, *l, *r, left, right));
             }
         }
     }
-    merges.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2, a.3).cmp(&(b.1, b.2, b.3))));
+    // As transformers' conversion has them: equal scores by the lengths of both parts, the longer first.
+    merges.sort_by_cached_key(|&(_, l, r, left, right)| {
+        (std::cmp::Reverse((left.chars().count(), right.chars().count())), l, r)
+    });
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0));
     let merges = merges.into_iter().map(|(.., left, right)| (left.to_owned(), right.to_owned())).collect::<Vec<_>>();
     let vocab: Vocab = from.get_vocab(false).into_iter().collect();
     let unknown = model.unknown().and_then(|id| from.id_to_token(id));

@@ -18,6 +18,10 @@ pub const MAX_TOKENS: usize = 2048;
 /// How the new token of [`Template::Lima`] is spelt.
 pub const END_OF_TURN: &str = "<|lima_eot|>";
 
+/// LIMA's format as a chat template. Without role markers, who speaks is known from the order alone, so an order that
+/// training does not have is refused.
+pub const LIMA_TEMPLATE: &str = include_str!("lima.jinja");
+
 /// How conversations are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Template {
@@ -84,9 +88,7 @@ impl Renderer {
         let (files, new_token) = match template {
             Template::Base => (base.tokenizer.clone(), None),
             Template::Lima => {
-                let has_bos = base.tokenizer.tokenizer()?.bos_id().is_some();
-                let source = lima_template(END_OF_TURN, has_bos);
-                let (files, id) = base.tokenizer.clone().with_end_of_turn(END_OF_TURN, &source)?;
+                let (files, id) = base.tokenizer.clone().with_end_of_turn(END_OF_TURN, LIMA_TEMPLATE)?;
                 (files, Some(id))
             }
         };
@@ -167,32 +169,4 @@ impl Renderer {
         map.extend(values.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
         Value::Object(map)
     }
-}
-
-/// LIMA's format as a chat template. Without role markers, who speaks is known from the order alone, so an order that
-/// training does not have is refused.
-fn lima_template(end_of_turn: &str, has_bos: bool) -> String {
-    let bos = if has_bos { "{{- bos_token }}" } else { "" };
-    format!(
-        r#"{{%- set first = messages[0] if messages else none %}}
-{{%- if first and first['role'] == 'system' %}}
-    {{%- set system = first['content'] + '\n\n' %}}
-    {{%- set turns = messages[1:] %}}
-{{%- else %}}
-    {{%- set system = '' %}}
-    {{%- set turns = messages %}}
-{{%- endif %}}
-{bos}
-{{%- for message in turns %}}
-    {{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') %}}
-        {{{{- raise_exception('after an optional system message, user and assistant must alternate, the user first') }}}}
-    {{%- endif %}}
-    {{%- if message['role'] == 'assistant' %}}
-        {{%- generation %}}{{{{- message['content'] + '{end_of_turn}' }}}}{{%- endgeneration %}}
-    {{%- else %}}
-        {{{{- (system if loop.first else '') + message['content'] + '{end_of_turn}' }}}}
-    {{%- endif %}}
-{{%- endfor %}}
-"#
-    )
 }
