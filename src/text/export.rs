@@ -126,8 +126,7 @@ impl TokenizerFiles {
         let vocabulary = if self.is_json { "tokenizer.json" } else { "tokenizer.model" };
         let mut config = serde_json::to_vec_pretty(&self.config).expect("JSON values can be written");
         config.push(b'\n');
-        let mut files =
-            BTreeMap::from([(vocabulary, self.vocabulary.clone()), ("tokenizer_config.json", config)]);
+        let mut files = BTreeMap::from([(vocabulary, self.vocabulary.clone()), ("tokenizer_config.json", config)]);
         files.extend(self.template.as_ref().map(|t| ("chat_template.jinja", t.clone().into_bytes())));
         files
     }

@@ -67,7 +67,13 @@ pub fn show(renderer: &Renderer, example: &Example, style: Style) -> String {
 pub fn show_ids(example: &Example, style: Style) -> String {
     let mut out = String::new();
     for (i, (id, supervised)) in example.ids.iter().zip(&example.supervised).enumerate() {
-        out.push_str(if i == 0 { "" } else if i % 16 == 0 { "\n" } else { " " });
+        out.push_str(if i == 0 {
+            ""
+        } else if i % 16 == 0 {
+            "\n"
+        } else {
+            " "
+        });
         let _ = match (style, supervised) {
             (Style::Colour, true) => write!(out, "{SUPERVISED}{id}{RESET}"),
             (Style::Plain, true) => write!(out, "{id}*"),

@@ -85,14 +85,15 @@ impl fmt::Display for Report {
             false => format!("{} {n}", super::inspect::plain(name)),
         });
         line(f, "sources", counts(by_source.collect()))?;
-        line(f, "answers in a row", counts(self.answers.iter().map(|(n, rows)| format!("{n}: {rows} rows")).collect()))?;
+        line(f, "rows by answers", counts(self.answers.iter().map(|(n, rows)| format!("{n}: {rows}")).collect()))?;
         for (name, all) in [("tokens in a row", &self.lengths), ("supervised", &self.supervised)] {
             let at = [0, 25, 50, 75, 90, 99, 100].map(|p| quantile(all, p).to_string());
             let names = ["min", "25%", "50%", "75%", "90%", "99%", "max"];
             let shown: Vec<String> = names.iter().zip(at).map(|(n, v)| format!("{n} {v}")).collect();
             line(f, name, format!("{}; sum {}", shown.join(", "), all.iter().sum::<usize>()))?;
         }
-        let cut = format!("{} rows to {} tokens, {} tokens cut off", self.trimmed_rows, self.max_tokens, self.trimmed_tokens);
+        let cut =
+            format!("{} rows to {} tokens, {} tokens cut off", self.trimmed_rows, self.max_tokens, self.trimmed_tokens);
         line(f, "trimmed", cut)?;
         let some = [
             ("duplicates", self.duplicates, "rows say the same as one before"),

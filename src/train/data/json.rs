@@ -143,7 +143,10 @@ impl<'de> Visitor<'de> for StrictVisitor {
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
             if map.contains_key(&key) {
-                return Err(serde::de::Error::custom(format!("the key {} appears twice", super::formats::quoted(&key))));
+                return Err(serde::de::Error::custom(format!(
+                    "the key {} appears twice",
+                    super::formats::quoted(&key)
+                )));
             }
             let Strict(value) = access.next_value()?;
             map.insert(key, value);

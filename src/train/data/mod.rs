@@ -190,7 +190,11 @@ fn conversation(row: Row, line: usize) -> Result<Conversation, String> {
         let expected = if (i + system) % 2 == 0 { Role::User } else { Role::Assistant };
         if i >= system && turn.role != expected {
             let rule = "after an optional system message, user and assistant alternate";
-            return Err(format!("message {at} is the {}'s where the {}'s is due: {rule}", turn.role.name(), expected.name()));
+            return Err(format!(
+                "message {at} is the {}'s where the {}'s is due: {rule}",
+                turn.role.name(),
+                expected.name()
+            ));
         }
     }
     let dropped_last = turns.last().is_some_and(|t| t.role == Role::User);

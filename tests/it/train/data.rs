@@ -22,11 +22,31 @@ fn formats_are_detected() {
     let with_system = [(System, "s"), (User, "a"), (Assistant, "b")];
     for (format, text, expected) in [
         (Format::Lima, r#"{"conversations": ["a", "b"], "source": "x"}"#, &plain[..]),
-        (Format::Messages, r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"source":"x"}"#, &plain),
-        (Format::Messages, r#"{"messages":[{"role":"developer","content":[{"type":"text","text":"s"}]},{"role":"user","content":"a","name":"n"},{"role":"assistant","content":"b","tool_calls":null}],"source":"x","tools":[]}"#, &with_system),
-        (Format::Messages, r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"source":"x"}"#, &plain),
-        (Format::ShareGpt, r#"{"id":1,"source":"x","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#, &plain),
-        (Format::ShareGpt, r#"{"system":"s","source":"x","conversations":[{"from":"user","value":"a"},{"from":"assistant","value":"b"}]}"#, &with_system),
+        (
+            Format::Messages,
+            r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"source":"x"}"#,
+            &plain,
+        ),
+        (
+            Format::Messages,
+            r#"{"messages":[{"role":"developer","content":[{"type":"text","text":"s"}]},{"role":"user","content":"a","name":"n"},{"role":"assistant","content":"b","tool_calls":null}],"source":"x","tools":[]}"#,
+            &with_system,
+        ),
+        (
+            Format::Messages,
+            r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"source":"x"}"#,
+            &plain,
+        ),
+        (
+            Format::ShareGpt,
+            r#"{"id":1,"source":"x","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#,
+            &plain,
+        ),
+        (
+            Format::ShareGpt,
+            r#"{"system":"s","source":"x","conversations":[{"from":"user","value":"a"},{"from":"assistant","value":"b"}]}"#,
+            &with_system,
+        ),
         (Format::Alpaca, r#"{"instruction":"a","input":"","output":"b","source":"x"}"#, &plain),
         (Format::Alpaca, r#"{"system":"s","instruction":"a","output":"b","source":"x","history":[]}"#, &with_system),
     ] {
@@ -50,7 +70,8 @@ fn formats_are_detected() {
 #[test]
 fn rules_of_turns_and_texts() {
     use Role::{Assistant, User};
-    let data = parse("{\"conversations\":[\"a\",\"b\",\"c\"]}\n\n{\"conversations\":[\" a\\r\\n\\t\",\"b \"]}").unwrap();
+    let data =
+        parse("{\"conversations\":[\"a\",\"b\",\"c\"]}\n\n{\"conversations\":[\" a\\r\\n\\t\",\"b \"]}").unwrap();
     // Without an answer the last message is left out.
     assert_eq!(turns(&data, 0), [(User, "a"), (Assistant, "b")]);
     assert!(data.conversations[0].dropped_last && !data.conversations[1].dropped_last);
@@ -88,36 +109,91 @@ fn malformed_files() {
         (after("  {'a': 1}").into(), "d.jsonl:2: is not JSON at column 4: key must be a string"),
         (after("[1]").into(), "d.jsonl:2: the row is a list, not a JSON object"),
         (b"[{\"conversations\":[\"a\",\"b\"]},\n 7]".into(), "d.jsonl:2: the row is a number, not a JSON object"),
-        (b"[{\"conversations\":[\"a\",\"b\"]},\n".into(), "d.jsonl:2: is not JSON at column 0: EOF while parsing a value"),
+        (
+            b"[{\"conversations\":[\"a\",\"b\"]},\n".into(),
+            "d.jsonl:2: is not JSON at column 0: EOF while parsing a value",
+        ),
         (format!("{ok}{ok}").into(), "d.jsonl:1: is not JSON at column 28: trailing characters"),
-        (br#"{"text":"a"}"#.into(), r#"d.jsonl:1: the row has none of "conversations", "messages" and "instruction"; it has "text""#),
-        (br#"{"conversations":["a","b"],"messages":[]}"#.into(), r#"d.jsonl:1: the row has both "messages" and "conversations""#),
-        (br#"{"conversations":["a","b"],"conversations":["c","d"]}"#.into(), r#"d.jsonl:1: the key "conversations" appears twice"#),
-        (br#"{"messages":[{"role":"user","role":"user","content":"a"}]}"#.into(), r#"d.jsonl:1: the key "role" appears twice"#),
+        (
+            br#"{"text":"a"}"#.into(),
+            r#"d.jsonl:1: the row has none of "conversations", "messages" and "instruction"; it has "text""#,
+        ),
+        (
+            br#"{"conversations":["a","b"],"messages":[]}"#.into(),
+            r#"d.jsonl:1: the row has both "messages" and "conversations""#,
+        ),
+        (
+            br#"{"conversations":["a","b"],"conversations":["c","d"]}"#.into(),
+            r#"d.jsonl:1: the key "conversations" appears twice"#,
+        ),
+        (
+            br#"{"messages":[{"role":"user","role":"user","content":"a"}]}"#.into(),
+            r#"d.jsonl:1: the key "role" appears twice"#,
+        ),
         (br#"{"conversations":"a"}"#.into(), r#"d.jsonl:1: "conversations" is a string, not a list"#),
         (br#"{"conversations":[]}"#.into(), r#"d.jsonl:1: "conversations" is empty"#),
         (br#"{"conversations":["a",2]}"#.into(), "d.jsonl:1: message 2 is a number, not a string"),
         (br#"{"conversations":["a"]}"#.into(), "d.jsonl:1: the conversation has no message of the assistant"),
         (br#"{"conversations":["a"," \n"]}"#.into(), "d.jsonl:1: message 2, of the assistant, is empty"),
         (br#"{"conversations":["a\u0000","b"]}"#.into(), "d.jsonl:1: message 1 has the control character U+0000"),
-        (b"{\"conversations\":[\"a\x01\",\"b\"]}".into(), "d.jsonl:1: is not JSON at column 21: control character (\\u0000-\\u001F) found while parsing a string"),
-        (br#"{"conversations":["a\ud800","b"]}"#.into(), "d.jsonl:1: is not JSON at column 26: unexpected end of hex escape"),
+        (
+            b"{\"conversations\":[\"a\x01\",\"b\"]}".into(),
+            "d.jsonl:1: is not JSON at column 21: control character (\\u0000-\\u001F) found while parsing a string",
+        ),
+        (
+            br#"{"conversations":["a\ud800","b"]}"#.into(),
+            "d.jsonl:1: is not JSON at column 26: unexpected end of hex escape",
+        ),
         (br#"{"conversations":["a","b"],"source":3}"#.into(), r#"d.jsonl:1: "source" is a number, not a string"#),
         (role("tool").into(), r#"d.jsonl:1: message 1 has the role "tool"; system, user and assistant are known"#),
-        (role("assistant").into(), "d.jsonl:1: message 1 is the assistant's where the user's is due: after an optional system message, user and assistant alternate"),
-        (br#"{"messages":[{"role":"user","content":"a"},{"role":"user","content":"b"}]}"#.into(), "d.jsonl:1: message 2 is the user's where the assistant's is due: after an optional system message, user and assistant alternate"),
-        (br#"{"messages":[{"role":"user","content":"a"},{"role":"system","content":"b"}]}"#.into(), "d.jsonl:1: message 2 is the system's where the assistant's is due: after an optional system message, user and assistant alternate"),
+        (
+            role("assistant").into(),
+            "d.jsonl:1: message 1 is the assistant's where the user's is due: after an optional system message, user and assistant alternate",
+        ),
+        (
+            br#"{"messages":[{"role":"user","content":"a"},{"role":"user","content":"b"}]}"#.into(),
+            "d.jsonl:1: message 2 is the user's where the assistant's is due: after an optional system message, user and assistant alternate",
+        ),
+        (
+            br#"{"messages":[{"role":"user","content":"a"},{"role":"system","content":"b"}]}"#.into(),
+            "d.jsonl:1: message 2 is the system's where the assistant's is due: after an optional system message, user and assistant alternate",
+        ),
         (br#"{"messages":[{"role":"user"}]}"#.into(), r#"d.jsonl:1: "content" of message 1 is missing"#),
         (br#"{"messages":[{"content":"a"}]}"#.into(), r#"d.jsonl:1: "role" of message 1 is missing"#),
-        (br#"{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}"#.into(), r#"d.jsonl:1: a part of message 1 is "image_url"; only text is read"#),
-        (br#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":null,"tool_calls":[{}]}]}"#.into(), r#"d.jsonl:1: message 2 has "tool_calls", which is not read"#),
-        (br#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0.5}]}"#.into(), r#"d.jsonl:1: "weight" of message 2 is neither 0 nor 1"#),
-        (br#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0}]}"#.into(), "d.jsonl:1: every message of the assistant has weight 0, so there is nothing to learn"),
-        (br#"{"conversations":[{"from":"bot","value":"a"}]}"#.into(), r#"d.jsonl:1: message 1 is from "bot"; system, human and gpt are known"#),
-        (br#"{"conversations":[{"from":"human","value":"a"},"b"]}"#.into(), "d.jsonl:1: message 2 is a string, not an object"),
+        (
+            br#"{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}"#.into(),
+            r#"d.jsonl:1: a part of message 1 is "image_url"; only text is read"#,
+        ),
+        (
+            br#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":null,"tool_calls":[{}]}]}"#
+                .into(),
+            r#"d.jsonl:1: message 2 has "tool_calls", which is not read"#,
+        ),
+        (
+            br#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0.5}]}"#.into(),
+            r#"d.jsonl:1: "weight" of message 2 is neither 0 nor 1"#,
+        ),
+        (
+            br#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0}]}"#.into(),
+            "d.jsonl:1: every message of the assistant has weight 0, so there is nothing to learn",
+        ),
+        (
+            br#"{"conversations":[{"from":"bot","value":"a"}]}"#.into(),
+            r#"d.jsonl:1: message 1 is from "bot"; system, human and gpt are known"#,
+        ),
+        (
+            br#"{"conversations":[{"from":"human","value":"a"},"b"]}"#.into(),
+            "d.jsonl:1: message 2 is a string, not an object",
+        ),
         (br#"{"instruction":"a"}"#.into(), r#"d.jsonl:1: "output" is missing"#),
-        (br#"{"instruction":"a","output":"b","history":[["c","d"]]}"#.into(), r#"d.jsonl:1: "history" is not read; write the conversation as messages"#),
-        (after(r#"{"instruction":"a","output":"b"}"#).into(), "d.jsonl:2: the row is in alpaca's format, but line 1 is in LIMA's format"),
+        (
+            br#"{"instruction":"a","output":"b","history":[["c","d"]]}"#.into(),
+            r#"d.jsonl:1: "history" is not read; write the conversation as messages"#,
+        ),
+        (
+            after(r#"{"instruction":"a","output":"b"}"#).into(),
+            "d.jsonl:2: the row is in alpaca's format, but line 1 is in LIMA's format",
+        ),
         (long.into(), "d.jsonl:1: the row is larger than 8 MiB"),
         (many.into(), "d.jsonl:1: the conversation has 1002 messages, more than 1000"),
         (deep.into(), "d.jsonl:1: is not JSON at column 144: recursion limit exceeded"),
@@ -179,6 +255,7 @@ fn lima_itself() {
         return;
     };
     let data = Dataset::read(Path::new(&path)).unwrap();
-    assert_eq!((data.format, data.conversations.len()), (Format::Lima, 1030));
-    assert_eq!(data.conversations.iter().filter(|c| c.turns.len() > 2).count(), 30 - 20 + 20);
+    let turns = |n: usize| data.conversations.iter().filter(|c| c.turns.len() == n).count();
+    assert_eq!((data.format, data.conversations.len(), turns(2)), (Format::Lima, 1030, 1000));
+    assert_eq!((turns(4), turns(6), turns(8), turns(20)), (16, 10, 3, 1));
 }
