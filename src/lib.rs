@@ -12,3 +12,4 @@ pub mod ops;
 pub mod runner;
 pub mod serve;
 pub mod text;
+pub mod train;

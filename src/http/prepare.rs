@@ -83,7 +83,7 @@ pub fn render(
             ApiError::Internal
         }
         // All others are caused by the conversation.
-        PromptError::Template(_) | PromptError::Tokenizer(_) => {
+        PromptError::Template(_) | PromptError::Tokenizer(_) | PromptError::Turns(_) => {
             let message = quote(&e.to_string());
             ApiError::value("messages", "invalid_value", message.trim_end_matches('.'))
         }

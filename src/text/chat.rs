@@ -36,7 +36,7 @@ impl ChatMessage {
         Self { role: role.into(), content: Some(Value::String(content.into())), ..Self::default() }
     }
 
-    fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         let mut map = Map::new();
         map.insert("role".into(), Value::String(self.role.clone()));
         map.insert("content".into(), self.content.clone().unwrap_or(Value::Null));
@@ -63,6 +63,9 @@ pub enum PromptError {
     /// Encoding failed.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// Where the assistant's turns begin and end cannot be told.
+    #[error("the chat template is not one to train with: {0}")]
+    Turns(String),
 }
 
 /// A model's tokenizer and chat template.
@@ -144,7 +147,7 @@ impl PromptRenderer {
     }
 }
 
-fn collect_texts<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+pub(super) fn collect_texts<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
     match value {
         Value::String(text) => texts.push(text),
         Value::Array(items) => items.iter().for_each(|item| collect_texts(item, texts)),
@@ -159,7 +162,7 @@ fn collect_texts<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
 }
 
 /// Applies `f` to every string in `value`, keys included.
-fn map_texts<E>(value: &mut Value, f: &impl Fn(&str) -> Result<String, E>) -> Result<(), E> {
+pub(super) fn map_texts<E>(value: &mut Value, f: &impl Fn(&str) -> Result<String, E>) -> Result<(), E> {
     match value {
         Value::String(text) => *text = f(text)?,
         Value::Array(items) => items.iter_mut().try_for_each(|item| map_texts(item, f))?,

@@ -17,6 +17,10 @@ const FUEL: u64 = 10_000_000;
 /// Bytes one rendering may produce.
 const MAX_OUTPUT: usize = 16 << 20;
 const NAME: &str = "chat_template";
+/// The template with marks around what the assistant says.
+const MARKED: &str = "marked_chat_template";
+/// What stands before and after what the assistant says: noncharacters, which no text should have.
+pub(super) const GENERATION: [char; 2] = ['\u{1FFFE}', '\u{1FFFF}'];
 
 /// Why a chat template gave no text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +46,7 @@ pub enum TemplateError {
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    has_generation_tags: bool,
 }
 
 impl fmt::Debug for ChatTemplate {
@@ -69,10 +74,29 @@ impl ChatTemplate {
                 environment.add_global(name, Value::from(token));
             }
         }
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|e| TemplateError::Broken(format!("{e:#}")))?;
-        Ok(Self { environment })
+        let broken = |e: Error| TemplateError::Broken(format!("{e:#}"));
+        // A `with` that names nothing is a scope of its own too, and white space control stays as written.
+        let plain = with_generation_tags(source, ["with", "endwith"]);
+        environment.add_template_owned(NAME, plain).map_err(broken)?;
+        let marked = with_generation_tags(source, ["filter generation", "endfilter"]);
+        let has_generation_tags = marked != source;
+        if has_generation_tags {
+            let [open, close] = GENERATION;
+            environment.add_filter("generation", move |said: String| format!("{open}{said}{close}"));
+            environment.add_template_owned(MARKED, marked).map_err(broken)?;
+        }
+        Ok(Self { environment, has_generation_tags })
+    }
+
+    /// Whether the template says by `{% generation %}` what the assistant says.
+    pub fn has_generation_tags(&self) -> bool {
+        self.has_generation_tags
+    }
+
+    /// [`ChatTemplate::render`] of a finished conversation, with [`GENERATION`] around each `{% generation %}`; only
+    /// for a template that has them.
+    pub(super) fn render_marked(&self, messages: &[Json]) -> Result<String, TemplateError> {
+        self.render_named(MARKED, messages, false, &serde_json::Map::new())
     }
 
     /// Renders a conversation. `messages` are objects as templates read them (`role`, `content`, …);
@@ -84,12 +108,22 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         extra: &serde_json::Map<String, Json>,
     ) -> Result<String, TemplateError> {
+        self.render_named(NAME, messages, add_generation_prompt, extra)
+    }
+
+    fn render_named(
+        &self,
+        name: &str,
+        messages: &[Json],
+        add_generation_prompt: bool,
+        extra: &serde_json::Map<String, Json>,
+    ) -> Result<String, TemplateError> {
         // Hugging Face always defines `tools` and `documents`.
         let mut context: BTreeMap<&str, Value> = BTreeMap::from([("tools", ().into()), ("documents", ().into())]);
         context.extend(extra.iter().map(|(name, value)| (name.as_str(), from_json(value))));
         context.insert("messages", messages.iter().map(from_json).collect::<Vec<_>>().into());
         context.insert("add_generation_prompt", add_generation_prompt.into());
-        let template = self.environment.get_template(NAME).map_err(|e| TemplateError::Broken(e.to_string()))?;
+        let template = self.environment.get_template(name).map_err(|e| TemplateError::Broken(e.to_string()))?;
         let mut output = Capped::default();
         match template.render_captured_to(Value::from_pairs(context), &mut output) {
             Ok(_) => String::from_utf8(output.bytes).map_err(|e| TemplateError::Render(e.to_string())),
@@ -162,9 +196,8 @@ fn from_json(json: &Json) -> Value {
     }
 }
 
-/// Replaces Hugging Face's `{% generation %}` … `{% endgeneration %}`, which mark what the assistant
-/// says, by an empty `with`: a scope of its own too, and white space control stays as written.
-fn without_generation_tags(source: &str) -> String {
+/// Replaces Hugging Face's `{% generation %}` … `{% endgeneration %}`, which mark what the assistant says.
+fn with_generation_tags(source: &str, [open, close]: [&str; 2]) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find("{%") {
@@ -174,8 +207,8 @@ fn without_generation_tags(source: &str) -> String {
         let Some(end) = tag.find("%}") else { break };
         let inside = tag[..end].trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
         let replacement = match inside {
-            "generation" => "with",
-            "endgeneration" => "endwith",
+            "generation" => open,
+            "endgeneration" => close,
             _ => continue,
         };
         out.push_str(&tag[..end].replace(inside, replacement));

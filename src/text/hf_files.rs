@@ -13,6 +13,10 @@ use tokenizers::AddedToken;
 use super::tokenizer::TokenizerError;
 use crate::engine::TokenId;
 
+/// How these files name special tokens.
+pub(super) const NAMES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
+
 /// What `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say; earlier files win.
 #[derive(Debug, Default)]
 pub(super) struct TokenizerConfig {
@@ -34,30 +38,9 @@ impl TokenizerConfig {
     /// Reads what there is in `dir`.
     pub(super) fn read(dir: &Path) -> Result<Self, TokenizerError> {
         let mut config = Self::default();
-        let names = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
         for file in ["tokenizer_config.json", "special_tokens_map.json"] {
             let Some(json) = json(&dir.join(file))? else { continue };
-            config.bos = config.bos.or_else(|| token_name(&json["bos_token"]));
-            config.eos = config.eos.or_else(|| token_name(&json["eos_token"]));
-            let named = names.iter().map(|name| &json[*name]);
-            let more = json["additional_special_tokens"].as_array().into_iter().flatten();
-            for token in named.chain(more).filter_map(|value| added_token(value, true)) {
-                if !config.specials.iter().any(|t| t.content == token.content) {
-                    config.specials.push(token);
-                }
-            }
-            let flag = |name: &str| json[name].as_bool();
-            config.add_bos = config.add_bos.or_else(|| flag("add_bos_token"));
-            config.add_eos = config.add_eos.or_else(|| flag("add_eos_token"));
-            config.add_prefix_space = config.add_prefix_space.or_else(|| flag("add_prefix_space"));
-            config.legacy |= flag("legacy").unwrap_or(false);
-            for (id, value) in json["added_tokens_decoder"].as_object().into_iter().flatten() {
-                let token = added_token(value, value["special"].as_bool().unwrap_or(false));
-                let (Ok(id), Some(token)) = (id.parse(), token) else {
-                    return Err(file_error(&dir.join(file), format!("added_tokens_decoder[{id:?}] is not a token")));
-                };
-                config.added.entry(id).or_insert(token);
-            }
+            config.merge(&json).map_err(|reason| file_error(&dir.join(file), reason))?;
         }
         let path = dir.join("added_tokens.json");
         for (content, id) in json(&path)?.as_ref().and_then(Value::as_object).into_iter().flatten() {
@@ -67,6 +50,32 @@ impl TokenizerConfig {
             config.added.entry(id).or_insert_with(|| special.unwrap_or_else(|| AddedToken::from(&**content, false)));
         }
         Ok(config)
+    }
+
+    /// Adds what one of the files says; what is there stays. The error is one sentence.
+    pub(super) fn merge(&mut self, json: &Value) -> Result<(), String> {
+        self.bos = self.bos.take().or_else(|| token_name(&json["bos_token"]));
+        self.eos = self.eos.take().or_else(|| token_name(&json["eos_token"]));
+        let named = NAMES.iter().map(|name| &json[*name]);
+        let more = json["additional_special_tokens"].as_array().into_iter().flatten();
+        for token in named.chain(more).filter_map(|value| added_token(value, true)) {
+            if !self.specials.iter().any(|t| t.content == token.content) {
+                self.specials.push(token);
+            }
+        }
+        let flag = |name: &str| json[name].as_bool();
+        self.add_bos = self.add_bos.or_else(|| flag("add_bos_token"));
+        self.add_eos = self.add_eos.or_else(|| flag("add_eos_token"));
+        self.add_prefix_space = self.add_prefix_space.or_else(|| flag("add_prefix_space"));
+        self.legacy |= flag("legacy").unwrap_or(false);
+        for (id, value) in json["added_tokens_decoder"].as_object().into_iter().flatten() {
+            let token = added_token(value, value["special"].as_bool().unwrap_or(false));
+            let (Ok(id), Some(token)) = (id.parse(), token) else {
+                return Err(format!("added_tokens_decoder[{id:?}] is not a token"));
+            };
+            self.added.entry(id).or_insert(token);
+        }
+        Ok(())
     }
 }
 
@@ -184,12 +193,12 @@ fn text(path: &Path) -> Result<Option<String>, TokenizerError> {
     }
 }
 
-fn json(path: &Path) -> Result<Option<Value>, TokenizerError> {
+pub(super) fn json(path: &Path) -> Result<Option<Value>, TokenizerError> {
     let Some(text) = text(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|e| file_error(path, format!("is not JSON: {e}")))
 }
 
-fn file_error(path: &Path, reason: String) -> TokenizerError {
+pub(super) fn file_error(path: &Path, reason: String) -> TokenizerError {
     TokenizerError::File { path: path.display().to_string(), reason: one_line(&reason) }
 }
 

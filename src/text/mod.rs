@@ -7,6 +7,8 @@
 pub mod chat;
 pub mod chat_template;
 pub mod detokenizer;
+pub mod dialogue;
+pub mod export;
 mod expression;
 mod gguf_vocab;
 mod hf_files;
@@ -25,6 +27,8 @@ pub mod tokenizer;
 pub use chat::{ChatMessage, PromptError, PromptRenderer};
 pub use chat_template::{ChatTemplate, TemplateError};
 pub use detokenizer::Detokenizer;
+pub use dialogue::Dialogue;
+pub use export::TokenizerFiles;
 pub use gguf_vocab::GgufVocab;
 pub use stop::{Piece, StopMatcher, StopOutcome, TextStream};
 pub use tokenizer::{Rendered, Tokenizer, TokenizerError};

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
+use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
@@ -158,39 +159,65 @@ impl SentencePiece {
         self.rules.remove_extra_whitespaces
     }
 
-    /// Adds the ids of `text`, which has no special token in it. `first`: nothing came before.
-    pub(super) fn encode(&self, text: &str, first: bool, ids: &mut Vec<TokenId>) {
+    pub(super) fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    pub(super) fn unknown(&self) -> Option<TokenId> {
+        self.unknown
+    }
+
+    /// What merging may make, with its id and score.
+    pub(super) fn mergeable(&self) -> impl Iterator<Item = (&str, TokenId, f32)> {
+        self.mergeable.iter().map(|(piece, &id)| (piece.as_str(), id, self.scores[id as usize]))
+    }
+
+    /// Adds the ids of `text`, which has no special token in it. `first`: nothing came before. `spans` gets the bytes
+    /// of `text` that each id stands for; a space that is put before the text counts to its first character.
+    pub(super) fn encode(
+        &self,
+        text: &str,
+        first: bool,
+        ids: &mut Vec<TokenId>,
+        spans: Option<&mut Vec<Range<usize>>>,
+    ) {
         let prefix = match self.rules.prefix {
             SpacePrefix::Never => false,
             SpacePrefix::First => first,
             SpacePrefix::FirstAndMissing => first || !text.starts_with(' '),
             SpacePrefix::Always => true,
         };
-        let text = self.normalize(text, prefix);
+        let mut sources = spans.is_some().then(Vec::new);
+        let text = self.normalize(text, prefix, sources.as_mut());
         let merged = self.merge(&text);
-        let mut unknown_before = false;
+        let mut out = Output { ids, at: 0, spans: sources.as_deref().zip(spans), unknown_before: false };
         for piece in &merged.pieces {
-            self.emit(piece, &merged.made_of, ids, &mut unknown_before);
+            self.emit(piece, &merged.made_of, &mut out);
         }
     }
 
-    /// The text as pieces spell it.
-    fn normalize(&self, text: &str, prefix: bool) -> String {
+    /// The text as pieces spell it; `sources` gets the bytes of `text` that each byte of the result comes from.
+    fn normalize(&self, text: &str, prefix: bool, mut sources: Option<&mut Vec<Range<usize>>>) -> String {
         let squeeze = self.rules.remove_extra_whitespaces;
-        let text = if squeeze { text.trim_start_matches(' ') } else { text };
+        let start = if squeeze { text.len() - text.trim_start_matches(' ').len() } else { 0 };
+        let text = &text[start..];
         let mut out = String::with_capacity(text.len() + text.len() / 4 + SPACE.len_utf8());
-        if text.is_empty() {
-            return out;
-        }
+        let Some(head) = text.chars().next() else { return out };
+        let mut push = |c: char, at: usize, len: usize| {
+            out.push(c);
+            if let Some(sources) = sources.as_deref_mut() {
+                sources.extend(std::iter::repeat_n(start + at..start + at + len, c.len_utf8()));
+            }
+        };
         if prefix {
-            out.push(SPACE);
+            push(SPACE, 0, head.len_utf8());
         }
         let mut after_space = false;
-        for c in text.chars() {
+        for (at, c) in text.char_indices() {
             if c != ' ' {
-                out.push(c);
+                push(c, at, c.len_utf8());
             } else if !(squeeze && after_space) {
-                out.push(SPACE);
+                push(SPACE, at, 1);
             }
             after_space = c == ' ';
         }
@@ -275,7 +302,7 @@ impl SentencePiece {
         heap.push(Pair { score: self.scores[id as usize], left, right, len });
     }
 
-    fn emit(&self, piece: &str, made_of: &HashMap<&str, usize>, ids: &mut Vec<TokenId>, unknown_before: &mut bool) {
+    fn emit(&self, piece: &str, made_of: &HashMap<&str, usize>, out: &mut Output<'_>) {
         let mut rest = vec![piece];
         while let Some(piece) = rest.pop() {
             if let Some(&left) = made_of.get(piece) {
@@ -283,19 +310,50 @@ impl SentencePiece {
                 rest.extend([right, left]);
                 continue;
             }
-            let was_unknown = std::mem::replace(unknown_before, false);
+            let was_unknown = std::mem::replace(&mut out.unknown_before, false);
             match (self.mergeable.get(piece), &self.bytes, self.unknown) {
-                (Some(&id), _, _) => ids.push(id),
-                (None, Some(bytes), _) => ids.extend(piece.bytes().map(|b| bytes[b as usize])),
+                (Some(&id), _, _) => out.push(id, piece.len()),
+                (None, Some(bytes), _) => piece.bytes().for_each(|b| out.push(bytes[b as usize], piece.len())),
                 // Neighbours that are unknown are one unknown token.
                 (None, None, Some(unknown)) => {
-                    *unknown_before = true;
-                    if !was_unknown {
-                        ids.push(unknown);
+                    out.unknown_before = true;
+                    match was_unknown {
+                        true => out.extend(piece.len()),
+                        false => out.push(unknown, piece.len()),
                     }
                 }
                 (None, None, None) => {}
             }
+            out.at += piece.len();
+        }
+    }
+}
+
+type Span = Range<usize>;
+
+/// Ids on their way out, and what each stands for if that is asked.
+struct Output<'a> {
+    ids: &'a mut Vec<TokenId>,
+    /// In the normalized text.
+    at: usize,
+    /// Of each byte of the normalized text; and of each id.
+    spans: Option<(&'a [Span], &'a mut Vec<Span>)>,
+    unknown_before: bool,
+}
+
+impl Output<'_> {
+    fn push(&mut self, id: TokenId, len: usize) {
+        self.ids.push(id);
+        if let Some((sources, spans)) = &mut self.spans {
+            spans.push(sources[self.at].start..sources[self.at + len - 1].end);
+        }
+    }
+
+    fn extend(&mut self, len: usize) {
+        if let Some((sources, spans)) = &mut self.spans
+            && let Some(last) = spans.last_mut()
+        {
+            last.end = sources[self.at + len - 1].end;
         }
     }
 }
@@ -349,48 +407,4 @@ struct Merged<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    fn model(words: &[&str]) -> SentencePiece {
-        let special = [("<unk>", PieceKind::Unknown), ("<s>", PieceKind::Control)];
-        let mut pieces: Vec<Piece> =
-            special.iter().map(|&(spelling, kind)| Piece { spelling: spelling.into(), score: 0.0, kind }).collect();
-        for (i, word) in words.iter().enumerate() {
-            pieces.push(Piece { spelling: (*word).into(), score: -(i as f32), kind: PieceKind::Normal });
-        }
-        let rules = Rules {
-            prefix: SpacePrefix::First,
-            remove_extra_whitespaces: false,
-            byte_fallback: false,
-            find_user_defined: true,
-            split_unused: true,
-        };
-        SentencePiece::new(&pieces, Some(0), rules).unwrap()
-    }
-
-    #[test]
-    fn merging_takes_a_number_of_steps_that_grows_with_the_text_alone() {
-        let long: Vec<String> = (0..8).map(|n| "a".repeat(1 << n)).collect();
-        let spaces: Vec<String> = (0..6).map(|n| "▁".repeat(1 << n)).collect();
-        let mut words: Vec<&str> = long.iter().chain(&spaces).map(String::as_str).collect();
-        words.extend(["b", "ab", "ba", "abab", "c"]);
-        let model = model(&words);
-        let n = 1 << 20;
-        for text in
-            ["a".repeat(n), " ".repeat(n), "ab".repeat(n / 2), "c".repeat(n), "aab".repeat(n / 3), "é".repeat(n)]
-        {
-            let text = model.normalize(&text, true);
-            let chars = text.chars().count();
-            let merged = model.merge(&text);
-            // Each merge adds two pairs at most, to one for each neighbourhood.
-            assert!(merged.steps <= 3 * chars, "{} steps for {chars} characters", merged.steps);
-            assert_eq!(merged.pieces.concat(), text);
-        }
-        let mut ids = Vec::new();
-        model.encode(&"a".repeat(n), false, &mut ids);
-        assert_eq!(ids.len(), n / 128);
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! Token ids from text, and the bytes of each token.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -129,7 +130,7 @@ impl Tokenizer {
         gguf_vocab::build(vocab).and_then(Self::new).map_err(TokenizerError::Vocabulary)
     }
 
-    fn new(mut parts: Parts) -> Result<Arc<Self>, String> {
+    pub(super) fn new(mut parts: Parts) -> Result<Arc<Self>, String> {
         // What a file says of truncation and padding is for training batches.
         parts.library.with_truncation(None).map_err(|e| e.to_string())?;
         parts.library.with_padding(None);
@@ -143,18 +144,32 @@ impl Tokenizer {
     /// Token ids of `text`, as Hugging Face's `encode`: a spelling of a special token is the token.
     /// `add_special` adds what the model wants a sequence to begin and end with.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, TokenizerError> {
-        self.encode_marked(text, None, add_special)
+        self.encode_marked(text, None, add_special, None)
     }
 
     /// Token ids of `text` in which no special token is recognised.
     pub fn encode_plain(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, TokenizerError> {
         let marker = self.marker_for(std::iter::once(text))?;
-        self.encode_marked(&self.mark(text, marker)?, Some(marker), add_special)
+        self.encode_marked(&self.mark(text, marker)?, Some(marker), add_special, None)
     }
 
     /// Token ids of a rendered template. Nothing is added: the template says where a sequence begins.
     pub fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<TokenId>, TokenizerError> {
-        self.encode_marked(&rendered.text, rendered.marker, false)
+        self.encode_marked(&rendered.text, rendered.marker, false, None)
+    }
+
+    /// [`Tokenizer::encode_rendered`], and the bytes of the rendered text, markers included, that each token stands
+    /// for. Tokens of parts of one character have that character's bytes.
+    pub(super) fn encode_spans(
+        &self,
+        rendered: &Rendered,
+    ) -> Result<(Vec<TokenId>, Vec<Range<usize>>), TokenizerError> {
+        let mut spans = Vec::new();
+        let ids = self.encode_marked(&rendered.text, rendered.marker, false, Some(&mut spans))?;
+        match ids.len() == spans.len() {
+            true => Ok((ids, spans)),
+            false => Err(TokenizerError::Encode("its post-processor adds tokens to every text".into())),
+        }
     }
 
     /// The steps of Hugging Face's `encode`, with the markers taken out between finding the special
@@ -164,6 +179,7 @@ impl Tokenizer {
         text: &str,
         marker: Option<char>,
         add_special: bool,
+        mut spans: Option<&mut Vec<Range<usize>>>,
     ) -> Result<Vec<TokenId>, TokenizerError> {
         let marker = marker.filter(|&m| text.contains(m));
         let library = &self.parts.library;
@@ -178,11 +194,23 @@ impl Tokenizer {
         let mut ids = Vec::new();
         ids.extend(self.parts.before.filter(|_| add_special));
         if let Some(model) = &self.parts.sentencepiece {
-            let splits = pieces.get_splits(OffsetReferential::Normalized, OffsetType::None);
-            for (i, (piece, _, tokens)) in splits.into_iter().enumerate() {
-                match tokens {
-                    Some(tokens) => ids.extend(tokens.iter().map(|t| t.id)),
-                    None => model.encode(piece, i == 0, &mut ids),
+            let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            for (i, (piece, (from, to), tokens)) in splits.into_iter().enumerate() {
+                match (tokens, spans.as_deref_mut()) {
+                    (Some(tokens), spans) => {
+                        ids.extend(tokens.iter().map(|t| t.id));
+                        spans.into_iter().for_each(|s| s.extend(tokens.iter().map(|_| from..to)));
+                    }
+                    (None, None) => model.encode(piece, i == 0, &mut ids, None),
+                    (None, Some(spans)) => {
+                        let first = spans.len();
+                        model.encode(piece, i == 0, &mut ids, Some(spans));
+                        // Bytes of the piece to bytes of the text, which has markers.
+                        let places = places(&text[from..to], marker);
+                        for span in &mut spans[first..] {
+                            *span = from + places[span.start]..from + places[span.end];
+                        }
+                    }
                 }
             }
         } else {
@@ -192,7 +220,11 @@ impl Tokenizer {
                 None => library.get_model().tokenize(piece.get()),
             };
             pieces.tokenize(tokens).map_err(encode_error)?;
-            let mut encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(encode_error)?;
+            let offsets = if spans.is_some() { OffsetType::Byte } else { OffsetType::None };
+            let mut encoding = pieces.into_encoding(None, 0, offsets).map_err(encode_error)?;
+            if let Some(spans) = spans {
+                spans.extend(encoding.get_offsets().iter().map(|&(from, to)| from..to));
+            }
             if let Some(post_processor) = library.get_post_processor() {
                 encoding = post_processor.process(encoding, None, add_special).map_err(encode_error)?;
             }
@@ -345,11 +377,19 @@ const FIRST_NONCHARACTER: char = '\u{FDD0}';
 const NONCHARACTERS: std::ops::RangeInclusive<char> = FIRST_NONCHARACTER..='\u{FDEF}';
 
 /// A `tokenizer.json`, and the names of its special tokens.
-fn json_parts(bytes: &[u8], config: &TokenizerConfig) -> Result<Parts, String> {
+pub(super) fn json_parts(bytes: &[u8], config: &TokenizerConfig) -> Result<Parts, String> {
     let library = hf_files::parse_json(bytes)?;
     let id = |name: &Option<String>| name.as_ref().and_then(|n| library.token_to_id(n));
     let (bos, eos) = (id(&config.bos), id(&config.eos));
     Ok(Parts { bos, eos, ..Parts::new(library) })
+}
+
+/// For each byte of `text` without `marker`, and its end, where it is in `text`.
+fn places(text: &str, marker: Option<char>) -> Vec<usize> {
+    let kept = text.char_indices().filter(|(_, c)| Some(*c) != marker);
+    let mut places: Vec<usize> = kept.flat_map(|(at, c)| at..at + c.len_utf8()).collect();
+    places.push(text.len());
+    places
 }
 
 fn encode_error(e: tokenizers::Error) -> TokenizerError {

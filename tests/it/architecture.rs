@@ -34,6 +34,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The top: puts the others together. Nothing but the binary uses it.
     ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
     ("main", &["config", "serve"]),
+    // Beside the server: training. Nothing but its binary uses it.
+    ("train", &["engine::TokenId", "hub", "model", "text"]),
+    ("bin", &["train"]),
     ("lib", &[]),
 ];
 
@@ -44,7 +47,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "sha2", "hf_hub", "ureq"], &["hub/"]),
-    (&["clap"], &["config.rs", "main.rs"]),
+    (&["clap"], &["config.rs", "main.rs", "bin/"]),
     // Of tokio the engine has the channels that its readers wait on.
     (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs"]),
 ];

@@ -30,3 +30,4 @@ mod support;
 mod text;
 mod text_corpus;
 mod text_stop;
+mod train;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use lima::model::weights::gguf::Gguf;
-use lima::text::{ChatMessage, Detokenizer, GgufVocab, PromptRenderer, Tokenizer};
+use lima::text::{ChatMessage, Detokenizer, GgufVocab, PromptRenderer, Tokenizer, TokenizerFiles};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -192,6 +192,10 @@ fn gguf_equals(file: &str) {
         {
             let json = Tokenizer::from_json(&tokenizer_json(&vocab)).unwrap();
             compare(&format!("{what}, tokenizer.json"), &json, &golden.ids, golden.decoded.as_deref());
+        }
+        if golden.reference != "sentencepiece" {
+            let written = TokenizerFiles::from_gguf(&vocab).unwrap().tokenizer().unwrap();
+            compare(&format!("{what}, written out"), &written, &golden.ids, golden.decoded.as_deref());
         }
         if let Some(bytes) = &golden.bytes {
             assert_eq!(bytes_digest(&tokenizer, &vocab, &golden.control_by_name), *bytes, "{what}: bytes of tokens");
