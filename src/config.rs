@@ -195,7 +195,7 @@ options! {
     #[arg(long, env = "LIMA_ENABLE_PREFIX_CACHING", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL")]
     enable_prefix_caching: bool,
-    /// Most tokens guessed ahead for a sequence in a step, from what it repeats; 0 is off [default: 15]
+    /// Most tokens guessed ahead for a sequence in a step, from what it repeats; 0 is off [default: 0]
     #[arg(long, env = "LIMA_NUM_SPECULATIVE_TOKENS", value_name = "N")]
     num_speculative_tokens: usize,
     /// Compute threads [default: one a core]
@@ -350,7 +350,7 @@ impl Options {
             kv_cache_memory: o.kv_cache_memory,
             kv_cache_dtype: o.kv_cache_dtype.unwrap_or(KvCacheDtype::Auto),
             prefix_caching: !o.no_enable_prefix_caching && o.enable_prefix_caching.unwrap_or(true),
-            num_speculative_tokens: within("--num-speculative-tokens", o.num_speculative_tokens.unwrap_or(15), 0, 64)?,
+            num_speculative_tokens: within("--num-speculative-tokens", o.num_speculative_tokens.unwrap_or(0), 0, 64)?,
             threads: within("--threads", o.threads.unwrap_or(cores), 1, 1024)?,
             max_queued_requests: within("--max-queued-requests", o.max_queued_requests.unwrap_or(1024), 1, 1 << 20)?,
             seed: o.seed,
