@@ -142,7 +142,7 @@ fn malformed_files() {
         ),
         (
             br#"{"conversations":["a\ud800","b"]}"#.into(),
-            "d.jsonl:1: is not JSON at column 26: unexpected end of hex escape",
+            "d.jsonl:1: is not JSON at column 27: unexpected end of hex escape",
         ),
         (br#"{"conversations":["a","b"],"source":3}"#.into(), r#"d.jsonl:1: "source" is a number, not a string"#),
         (role("tool").into(), r#"d.jsonl:1: message 1 has the role "tool"; system, user and assistant are known"#),
