@@ -20,6 +20,7 @@ mod goldens;
 mod graph;
 mod http;
 mod load;
+mod load_tool;
 mod lora;
 mod sampler;
 mod sampler_goldens;
