@@ -10,6 +10,7 @@ pub const STYLE: &str = "\
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#98a2b3;--grid:#2f3644;--paper:#12161d;--card:#191f29;\
 --s0:#60a5fa;--s1:#fbbf24;--bad:#f87171}}\
 svg text{font:12px system-ui,-apple-system,'Segoe UI',sans-serif;fill:var(--soft)}\
+svg .h{stroke:var(--card);stroke-width:4px;paint-order:stroke}\
 svg .t{font-weight:600;font-size:14px;fill:var(--ink)}svg .v{fill:var(--ink);font-weight:600}\
 svg .g{stroke:var(--grid);stroke-width:1}svg .l{fill:none;stroke-width:2;stroke-linejoin:round}\
 svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .f0{fill:var(--s0)}svg .f1{fill:var(--s1)}\
@@ -157,7 +158,7 @@ impl Lines {
                     let _ = write!(
                         out,
                         "<circle class=\"f{server}\" r=\"3.5\" cx=\"{0:.1}\" cy=\"{1:.1}\"><title>{2} {3}: {4}, {5}\
-                         </title></circle><text x=\"{6:.1}\" y=\"{7:.1}\" text-anchor=\"{anchor}\">{3}</text>",
+                         </title></circle><text class=\"h\" x=\"{6:.1}\" y=\"{7:.1}\" text-anchor=\"{anchor}\">{3}</text>",
                         px(x),
                         py(y),
                         escape(&s.name),

@@ -126,8 +126,9 @@ impl Target {
         }
         let client = reqwest::Client::builder()
             .no_proxy()
-            // Before the servers' own limits, so that no request is sent into a connection that is being closed.
-            .pool_idle_timeout(Duration::from_secs(2))
+            // A connection each, as from so many users. Kept-alive ones lose requests where a server closes them
+            // unannounced after a stream, as llama.cpp's does.
+            .pool_max_idle_per_host(0)
             .connect_timeout(Duration::from_secs(10))
             .build()?;
         let base = format!("{base}/v1");

@@ -148,6 +148,9 @@ async fn show(
         brief.output_tokens_per_second,
         brief.ttft.as_ref().map_or_else(|| "-".into(), |d| format!("{:.0} ms", d.p50)),
     );
+    for (kind, count) in &brief.failed {
+        eprintln!("  {count} failed: {kind}: {}", brief.examples.get(kind).map_or("", String::as_str));
+    }
     Ok(records)
 }
 

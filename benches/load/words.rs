@@ -37,7 +37,7 @@ pub fn text(rng: &mut Rng, n: usize) -> String {
 pub struct WordRate(f64);
 
 /// Words of the two prompts that are counted.
-pub const PROBES: [usize; 2] = [32, 288];
+pub const PROBES: [usize; 2] = [8, 64];
 
 impl WordRate {
     /// One token a word.
