@@ -79,7 +79,8 @@ pub struct Lines {
 
 impl Lines {
     pub fn svg(&self, width: f64, height: f64) -> String {
-        let legend_rows = self.series.len().div_ceil(3) as f64;
+        let columns = if self.series.len() % 3 == 0 { 3 } else { 2 };
+        let legend_rows = self.series.len().div_ceil(columns) as f64;
         let (left, right, top, bottom) = (58.0, 20.0, 34.0 + 18.0 * legend_rows, 46.0);
         let all = || self.series.iter().flat_map(|s| s.points.iter());
         let y_ticks = ticks(all().map(|p| p.1).fold(0.0, f64::max), 5);
@@ -99,7 +100,8 @@ impl Lines {
             escape(&self.title)
         );
         for (i, s) in self.series.iter().enumerate() {
-            let (x, y) = (left + (i % 3) as f64 * (width - left) / 3.0, 36.0 + (i / 3) as f64 * 18.0);
+            let (x, y) =
+                (left + (i % columns) as f64 * (width - left) / columns as f64, 36.0 + (i / columns) as f64 * 18.0);
             let _ = write!(
                 out,
                 "<line class=\"l s{}\" stroke-dasharray=\"{}\" x1=\"{x}\" x2=\"{}\" y1=\"{y}\" y2=\"{y}\"/>\
@@ -153,8 +155,11 @@ impl Lines {
             if self.dots {
                 for (i, &(x, y)) in s.points.iter().enumerate() {
                     let mark = s.marks.get(i).map_or("", String::as_str);
-                    // Near the right edge there is no room on the right.
-                    let (dx, anchor) = if px(x) > width - right - 60.0 { (-7.0, "end") } else { (7.0, "start") };
+                    // Lines mostly rise to the right, so the room is below; not at the lower or right edge.
+                    let low = py(y) > height - bottom - 18.0;
+                    let (dx, dy) = if low { (-8.0, -6.0) } else { (8.0, 14.0) };
+                    let left_side = low || px(x) > width - right - 60.0;
+                    let (dx, anchor) = if left_side { (-8.0, "end") } else { (dx, "start") };
                     let _ = write!(
                         out,
                         "<circle class=\"f{server}\" r=\"3.5\" cx=\"{0:.1}\" cy=\"{1:.1}\"><title>{2} {3}: {4}, {5}\
@@ -166,7 +171,7 @@ impl Lines {
                         number(x),
                         number(y),
                         px(x) + dx,
-                        py(y) - 6.0
+                        py(y) + dy
                     );
                 }
             }

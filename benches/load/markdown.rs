@@ -122,12 +122,17 @@ pub fn turns(report: &Report) -> Option<Table> {
 /// The two servers against each other.
 pub fn comparison(report: &Report) -> Option<Table> {
     let [first, second] = report.servers.as_slice() else { return None };
+    // One round has no range.
+    let several = report.rounds > 1;
     let rows = report.ratios.iter().map(|r| {
         let better = format!("{:.2} ×", r.better);
-        let range = format!("{:.2}–{:.2}", r.low, r.high);
-        vec![r.load.clone(), r.metric.clone(), number(r.first), number(r.second), better, range]
+        let mut row = vec![r.load.clone(), r.metric.clone(), number(r.first), number(r.second), better];
+        row.extend(several.then(|| format!("{:.2}–{:.2}", r.low, r.high)));
+        row
     });
-    let names = ["load", "", &first.name, &second.name, &format!("{} is better by", first.name), "rounds"];
+    let better = format!("{} is better by", first.name);
+    let mut names = vec!["load", "", &first.name, &second.name, &better];
+    names.extend(several.then_some("worst–best round"));
     Some(Table { title: "Comparison", header: header(&names), rows: rows.collect(), numbers_from: 2 })
 }
 
