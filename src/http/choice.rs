@@ -34,6 +34,8 @@ pub struct Choice {
     vocabulary: Vocabulary,
     stop_token_ids: Vec<TokenId>,
     wants_logprobs: bool,
+    /// Whether the token that ends the answer is one of its tokens: it is in completions, and not in chats.
+    lists_end: bool,
     /// Tokens whose text is withheld.
     pending: VecDeque<Shown>,
     /// Bytes of the tokens that left `pending`.
@@ -54,6 +56,7 @@ impl Choice {
         vocabulary: Vocabulary,
         stop_token_ids: Vec<TokenId>,
         wants_logprobs: bool,
+        lists_end: bool,
         timing: Timing,
     ) -> Self {
         Self {
@@ -63,6 +66,7 @@ impl Choice {
             vocabulary,
             stop_token_ids,
             wants_logprobs,
+            lists_end,
             pending: VecDeque::new(),
             released: 0,
             returned: 0,
@@ -111,9 +115,11 @@ impl Choice {
             Event::Token(sampled) => {
                 self.timing.token(self.model.metrics());
                 self.sum_logprob += f64::from(clamp(sampled.logprob));
-                // A stop token ends the sequence and is not shown.
+                // A stop token ends the sequence and has no text.
                 if !self.stop_token_ids.contains(&sampled.token) {
                     self.push(sampled, &mut added);
+                } else if self.wants_logprobs && self.lists_end {
+                    self.pending.push_back(Shown { bytes: Vec::new(), sampled });
                 }
             }
             Event::Finished(reason) => {

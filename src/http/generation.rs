@@ -78,7 +78,16 @@ impl Generation {
             }
             let stop_token_ids = sequence.params.stop_token_ids.clone();
             let (wants, timing) = (submission.wants_logprobs, Timing::new(arrived));
-            Choice::new(Arc::clone(model), events, text, vocabulary, stop_token_ids, wants, timing)
+            Choice::new(
+                Arc::clone(model),
+                events,
+                text,
+                vocabulary,
+                stop_token_ids,
+                wants,
+                submission.continues,
+                timing,
+            )
         };
         let choices: Vec<_> = streams.into_iter().zip(sequences).map(choice).collect();
         let unfinished = choices.len();
