@@ -74,6 +74,30 @@ async fn the_shape_of_a_completion() {
     );
 }
 
+/// Harnesses drop the last entry as the one that was generated, so it must be there when it ends the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_is_the_last_token_listed() {
+    let server = Server::default().await;
+    let ask = json!({"prompt": "ab", "echo": true, "logprobs": 1});
+    let answer = server.completion(ask.clone()).await;
+    let listed = &answer["choices"][0]["logprobs"];
+    let total = answer["usage"]["total_tokens"].as_u64().unwrap() as usize;
+    for name in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        assert_eq!(listed[name].as_array().unwrap().len(), total, "{name}");
+    }
+    let text = answer["choices"][0]["text"].as_str().unwrap();
+    assert_eq!(listed["text_offset"][total - 1], text.chars().count());
+    let mut streamed = 0;
+    for chunk in server.completion_stream(ask).await {
+        streamed += chunk["choices"][0]["logprobs"]["tokens"].as_array().map_or(0, Vec::len);
+    }
+    assert_eq!(streamed, total);
+    // A chat's tokens are those of its text.
+    let chat = server.chat(json!({"logprobs": true})).await;
+    let tokens = chat["choices"][0]["logprobs"]["content"].as_array().unwrap().len();
+    assert_eq!(tokens as u64 + 1, chat["usage"]["completion_tokens"].as_u64().unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn prompts_of_every_form_in_order() {
     let server = Server::start(Setup { answer: "\0", ..Setup::default() }).await;
