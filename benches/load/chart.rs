@@ -79,7 +79,7 @@ pub struct Lines {
 
 impl Lines {
     pub fn svg(&self, width: f64, height: f64) -> String {
-        let columns = if self.series.len() % 3 == 0 { 3 } else { 2 };
+        let columns = if self.series.len().is_multiple_of(3) { 3 } else { 2 };
         let legend_rows = self.series.len().div_ceil(columns) as f64;
         let (left, right, top, bottom) = (58.0, 20.0, 34.0 + 18.0 * legend_rows, 46.0);
         let all = || self.series.iter().flat_map(|s| s.points.iter());
