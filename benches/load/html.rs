@@ -22,7 +22,7 @@ white-space:pre-wrap;overflow-wrap:anywhere;margin:16px 0}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px}\
 th,td{padding:5px 10px;text-align:left;border-bottom:1px solid var(--grid);white-space:nowrap}\
 td:has(+td:last-child){white-space:normal}\
-th{color:var(--soft);font-weight:600}.n{text-align:right}.key{display:inline-block;width:11px;height:11px;\
+th{color:var(--soft);font-weight:600;white-space:normal;vertical-align:bottom}.n{text-align:right}.key{display:inline-block;width:11px;height:11px;\
 border-radius:3px;margin-right:6px}details{margin:12px 0}summary{cursor:pointer;color:var(--soft)}";
 
 fn table(out: &mut String, table: &Table) {
@@ -62,7 +62,7 @@ fn tiles(report: &Report) -> Vec<(String, String)> {
         (markdown::number(s.output_tokens_per_second), format!("output tokens/s, {}", last.load)),
         (markdown::optional(ttft.map(|d| d.p50)), format!("ms TTFT p50, {}", last.load)),
         (markdown::optional(s.tpot.as_ref().map(|d| d.p50)), format!("ms TPOT p50, {}", last.load)),
-        (format!("{} / {}", s.succeeded, s.requests), format!("requests succeeded, {}", last.load)),
+        (format!("{} / {}", s.succeeded, s.requests - s.disconnected), format!("requests succeeded, {}", last.load)),
     ]
 }
 

@@ -141,9 +141,10 @@ async fn show(
     let records = records?;
     let brief = Summary::of(&[&records], cli.slo);
     eprintln!(
-        "{title}: {} of {} requests, {:.1} s, {:.1} output tok/s, TTFT p50 {}",
+        "{title}: {} of {} requests ({} abandoned), {:.1} s, {:.1} output tok/s, TTFT p50 {}",
         brief.succeeded,
         brief.requests,
+        brief.disconnected,
         brief.seconds,
         brief.output_tokens_per_second,
         brief.ttft.as_ref().map_or_else(|| "-".into(), |d| format!("{:.0} ms", d.p50)),

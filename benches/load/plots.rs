@@ -152,11 +152,13 @@ pub fn readme(report: &Report) -> String {
         let turns = points.iter().map(|p| p.summary.turns.len()).max().unwrap_or(0);
         let mut groups = vec![group("Output tokens per second", &|s| Some(s.output_tokens_per_second))];
         if turns > 1 {
-            for turn in 1..=turns.min(3) {
-                let title = format!("TTFT p50 of turn {turn}, ms");
-                let ttft = |s: &Summary| Some(s.turns.iter().find(|t| t.turn == turn)?.ttft.as_ref()?.p50);
-                groups.push(group(&title, &ttft));
-            }
+            // On one scale, as turns are to be compared with each other.
+            let bar = |p: &Point, turn: usize| {
+                let ttft = p.summary.turns.iter().find(|t| t.turn == turn)?.ttft.as_ref()?.p50;
+                Some((p.server, format!("{}, turn {turn}", report.servers[p.server].name), ttft))
+            };
+            let all = (1..=turns.min(4)).flat_map(|turn| points.iter().filter_map(move |p| bar(p, turn)));
+            groups.push(Bars { title: "TTFT p50, ms".into(), bars: all.collect() });
         } else {
             groups.push(group("Time per output token p50, ms", &|s| Some(s.tpot.as_ref()?.p50)));
             groups.push(group("TTFT p50, ms", &|s| Some(s.ttft.as_ref()?.p50)));
