@@ -170,6 +170,12 @@ options! {
     /// Port to listen on; 0 picks a free one and prints it [default: 8000]
     #[arg(long, env = "LIMA_PORT")]
     port: u16,
+    /// Key that requests must bring, unless others are given too; several may be given [default: none is needed]
+    #[arg(long, env = "LIMA_API_KEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Vec<String>,
+    /// File with such keys, one a line, as they are or as 'sha256:' and their digest; read again at SIGHUP
+    #[arg(long, env = "LIMA_API_KEY_FILE", value_name = "FILE")]
+    api_key_file: PathBuf,
     /// Where to run [default: auto]
     #[arg(long, env = "LIMA_DEVICE", value_enum)]
     device: Device,
@@ -235,6 +241,16 @@ options! {
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
+/// What is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secrets(pub Vec<String>);
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} secrets", self.0.len())
+    }
+}
+
 /// The resolved configuration. `None` is "decided when the model is known".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -244,6 +260,10 @@ pub struct Config {
     pub served_model_name: Vec<String>,
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Keys that requests must bring, as they were given.
+    pub api_key: Secrets,
+    /// File of such keys.
+    pub api_key_file: Option<PathBuf>,
     /// Where to run.
     pub device: Device,
     /// Format of the weights.
@@ -337,6 +357,8 @@ impl Options {
             model,
             served_model_name,
             listen: SocketAddr::new(ip, o.port.unwrap_or(8000)),
+            api_key: Secrets(o.api_key.unwrap_or_default()),
+            api_key_file: o.api_key_file,
             device,
             dtype: o.dtype.unwrap_or(Dtype::Auto),
             max_model_len: o.max_model_len.map(|n| within("--max-model-len", n, 2, 1 << 24)).transpose()?,
@@ -408,6 +430,8 @@ impl fmt::Display for Config {
                 },
             ),
             ("listen", self.listen.to_string()),
+            ("api-key", if self.api_key.0.is_empty() { "none".into() } else { format!("{} given", self.api_key.0.len()) }),
+            ("api-key-file", or(&self.api_key_file.as_ref().map(|p| p.display()), "none")),
             ("device", name(self.device.to_possible_value())),
             ("dtype", name(self.dtype.to_possible_value())),
             ("max-model-len", or(&self.max_model_len, "from the model")),

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::engine::{self, EngineConfig, EngineThread, Executor, TokenId};
-use crate::http::{self, Adapters, App, Limits, ModelParts, Sampling, ServedModel};
+use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel};
 use crate::text::PromptRenderer;
 
 pub use self::load::{load_model, pull};
@@ -53,12 +53,24 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
+    let auth = Auth::new(&config.api_key.0, config.api_key_file.as_deref()).map_err(anyhow::Error::msg)?;
+    match &auth {
+        Some(auth) => tracing::info!("requests need one of {} API keys", auth.count()),
+        None if !config.listen.ip().is_loopback() => {
+            let address = config.listen;
+            tracing::warn!("anyone who reaches {address} may use this server: there is no --api-key or --api-key-file");
+        }
+        None => {}
+    }
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("cannot tell the port")?;
     // Not a log line: with `--port 0` it is how a script learns the port.
     let _ = writeln!(std::io::stdout(), "listening on http://{address}");
-    let app = App::new(Limits { max_body: config.max_body_size, ..Limits::default() });
+    let app = App::guarded(Limits { max_body: config.max_body_size, ..Limits::default() }, auth);
+    if config.api_key_file.is_some() {
+        tokio::spawn(reload_keys(Arc::clone(&app), stop_signal(SignalKind::hangup())?));
+    }
 
     let (failed, failure) = oneshot::channel();
     let loading = std::thread::Builder::new().name("loader".into());
@@ -96,6 +108,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     match reported.await {
         Ok(error) => Err(error),
         Err(_) => Ok(()),
+    }
+}
+
+/// Reads the file of keys again at each SIGHUP.
+async fn reload_keys(app: Arc<App>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        match app.auth.as_ref().map(Auth::reload) {
+            Some(Ok(count)) => tracing::info!("API keys were read again: {count}"),
+            Some(Err(reason)) => tracing::error!("API keys stay as they were: {reason}"),
+            None => {}
+        }
     }
 }
 

@@ -70,6 +70,12 @@ pub enum ApiError {
     /// No such model here.
     #[error("The model '{0}' does not exist.")]
     ModelNotFound(String),
+    /// The request brings no key, and the server wants one.
+    #[error("You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")]
+    NoKey,
+    /// The request brings a key that the server does not know.
+    #[error("Incorrect API key provided.")]
+    WrongKey,
     /// Adapters are not loaded at a client's word.
     #[error("This server does not load or unload adapters at run time; start it with --lora-root.")]
     AdapterUpdates,
@@ -134,6 +140,7 @@ impl ApiError {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ModelNotFound(_) | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
             Self::AdapterUpdates => StatusCode::FORBIDDEN,
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Loading | Self::Draining | Self::DrainDeadline | Self::EngineStopped => {
@@ -167,6 +174,8 @@ impl ApiError {
             Self::Value { code, .. } => code,
             Self::ContextLength { .. } => "context_length_exceeded",
             Self::ModelNotFound(_) => "model_not_found",
+            Self::NoKey => "missing_api_key",
+            Self::WrongKey => "invalid_api_key",
             Self::AdapterUpdates => "adapter_updates_disabled",
             Self::NotFound { .. } => "unknown_url",
             Self::Method(_) => "method_not_allowed",
@@ -239,6 +248,9 @@ impl IntoResponse for ApiError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, Self::NoKey | Self::WrongKey) {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if matches!(self, Self::TooLarge(_) | Self::BodyRead | Self::BodyTimeout(_)) {
             // The rest of the body is unread: the connection cannot carry another request.

@@ -2,6 +2,7 @@
 //! become responses, and every refusal is the same error object.
 
 pub mod adapters;
+mod auth;
 mod body;
 mod chat;
 mod choice;
@@ -30,6 +31,7 @@ mod vocabulary;
 mod wire;
 
 pub use adapters::{AdapterLoader, Adapters};
+pub use auth::Auth;
 pub use common::Sampling;
 pub use error::ApiError;
 pub use router::router;

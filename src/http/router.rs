@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::{ApiError, quote};
 use super::prepare::random;
 use super::state::App;
-use super::{adapters, chat, completions, embeddings, models, probes, tokenize};
+use super::{adapters, auth, chat, completions, embeddings, models, probes, tokenize};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -37,6 +37,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(probes::metrics))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(from_fn_with_state(Arc::clone(&app), auth::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(&app), around))
         .with_state(app)

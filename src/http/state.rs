@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, watch};
 
 use super::adapters::Adapters;
+use super::auth::Auth;
 use super::common::Sampling;
 use super::error::ApiError;
 use super::metrics::{EngineMetrics, HttpMetrics};
@@ -183,6 +184,8 @@ impl Default for Limits {
 pub struct App {
     /// Limits.
     pub limits: Limits,
+    /// Keys, if requests need one.
+    pub auth: Option<Auth>,
     /// Of the model.
     pub progress: Arc<LoadProgress>,
     /// Of the routes.
@@ -198,8 +201,14 @@ pub struct App {
 impl App {
     /// A server whose model is not there yet.
     pub fn new(limits: Limits) -> Arc<Self> {
+        Self::guarded(limits, None)
+    }
+
+    /// The same; with `auth`, requests need one of its keys.
+    pub fn guarded(limits: Limits, auth: Option<Auth>) -> Arc<Self> {
         Arc::new(Self {
             limits,
+            auth,
             progress: Arc::default(),
             metrics: HttpMetrics::new(),
             preparing: Arc::new(Semaphore::new(limits.preparing)),

@@ -46,7 +46,8 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["axum", "tower_http", "prometheus"], &["http/"]),
     (&["tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
-    (&["zip", "sha2", "hf_hub", "ureq"], &["hub/"]),
+    (&["zip", "hf_hub", "ureq"], &["hub/"]),
+    (&["sha2"], &["hub/", "http/auth.rs"]),
     (&["clap"], &["config.rs", "main.rs", "bin/"]),
     // Of tokio the engine has the channels that its readers wait on.
     (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs"]),

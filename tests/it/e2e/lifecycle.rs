@@ -32,3 +32,38 @@ async fn an_idle_server_ends_at_once() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("ready after") && log.contains("max-num-batched-tokens"), "{log}");
 }
+
+#[tokio::test]
+async fn keys_are_read_again_at_sighup_and_never_logged() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys");
+    std::fs::write(&file, "first-secret\n").unwrap();
+    let arguments = ["--api-key", "given-secret", "--api-key-file", file.to_str().unwrap()];
+    let server = Server::start(&[&arguments[..], &["--kv-cache-memory", "64MiB", "--max-model-len", "1024"]].concat()).await;
+    let status = async |key: &str| {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = client.get(format!("{}/v1/models", server.base)).bearer_auth(key);
+        request.send().await.unwrap().status().as_u16()
+    };
+    let logged = async |text: &str| {
+        while !server.stderr().contains(text) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(server.status("/v1/models").await, Some(401));
+    assert_eq!([status("first-secret").await, status("given-secret").await, status("second-secret").await], [200, 200, 401]);
+
+    std::fs::write(&file, "second-secret\n").unwrap();
+    server.signal("HUP");
+    logged("API keys were read again: 2").await;
+    assert_eq!([status("first-secret").await, status("given-secret").await, status("second-secret").await], [401, 200, 200]);
+
+    std::fs::write(&file, "a broken-secret\n").unwrap();
+    server.signal("HUP");
+    logged("API keys stay as they were").await;
+    assert_eq!(status("second-secret").await, 200);
+    server.terminate();
+    let (code, log) = server.wait().await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("secret"), "{log}");
+}

@@ -1,6 +1,7 @@
 //! The API over real sockets, with the fake executor behind it.
 
 mod adapters;
+mod auth;
 mod chat;
 mod completions;
 mod embeddings;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use lima::engine::fake::{FakeControl, FakeExecutor};
 use lima::engine::{EngineConfig, EngineHandle, Speculation, TokenId, spawn};
-use lima::http::{App, Limits, ModelParts, Sampling, ServedModel, serve};
+use lima::http::{App, Auth, Limits, ModelParts, Sampling, ServedModel, serve};
 use lima::text::PromptRenderer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -70,13 +71,14 @@ pub struct Setup {
     pub limits: Limits,
     pub drain: Duration,
     pub load: bool,
+    pub auth: Option<Auth>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let limits = Limits { max_body: 64 << 10, ..Limits::default() };
         let drain = Duration::from_secs(20);
-        Self { answer: "Hello, wörld!", max_num_seqs: 8, max_queued: 64, limits, drain, load: true }
+        Self { answer: "Hello, wörld!", max_num_seqs: 8, max_queued: 64, limits, drain, load: true, auth: None }
     }
 }
 
@@ -123,7 +125,7 @@ impl Server {
             defaults: Sampling::default(),
             seed: None,
         });
-        let app = App::new(setup.limits);
+        let app = App::guarded(setup.limits, setup.auth);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
