@@ -430,7 +430,10 @@ impl fmt::Display for Config {
                 },
             ),
             ("listen", self.listen.to_string()),
-            ("api-key", if self.api_key.0.is_empty() { "none".into() } else { format!("{} given", self.api_key.0.len()) }),
+            (
+                "api-key",
+                if self.api_key.0.is_empty() { "none".into() } else { format!("{} given", self.api_key.0.len()) },
+            ),
             ("api-key-file", or(&self.api_key_file.as_ref().map(|p| p.display()), "none")),
             ("device", name(self.device.to_possible_value())),
             ("dtype", name(self.dtype.to_possible_value())),

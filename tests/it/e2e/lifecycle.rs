@@ -39,7 +39,8 @@ async fn keys_are_read_again_at_sighup_and_never_logged() {
     let file = dir.path().join("keys");
     std::fs::write(&file, "first-secret\n").unwrap();
     let arguments = ["--api-key", "given-secret", "--api-key-file", file.to_str().unwrap()];
-    let server = Server::start(&[&arguments[..], &["--kv-cache-memory", "64MiB", "--max-model-len", "1024"]].concat()).await;
+    let server =
+        Server::start(&[&arguments[..], &["--kv-cache-memory", "64MiB", "--max-model-len", "1024"]].concat()).await;
     let status = async |key: &str| {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = client.get(format!("{}/v1/models", server.base)).bearer_auth(key);
@@ -51,12 +52,18 @@ async fn keys_are_read_again_at_sighup_and_never_logged() {
         }
     };
     assert_eq!(server.status("/v1/models").await, Some(401));
-    assert_eq!([status("first-secret").await, status("given-secret").await, status("second-secret").await], [200, 200, 401]);
+    assert_eq!(
+        [status("first-secret").await, status("given-secret").await, status("second-secret").await],
+        [200, 200, 401]
+    );
 
     std::fs::write(&file, "second-secret\n").unwrap();
     server.signal("HUP");
     logged("API keys were read again: 2").await;
-    assert_eq!([status("first-secret").await, status("given-secret").await, status("second-secret").await], [401, 200, 200]);
+    assert_eq!(
+        [status("first-secret").await, status("given-secret").await, status("second-secret").await],
+        [401, 200, 200]
+    );
 
     std::fs::write(&file, "a broken-secret\n").unwrap();
     server.signal("HUP");
