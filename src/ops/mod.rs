@@ -7,7 +7,9 @@
 pub mod adapters;
 pub mod cpu;
 pub mod graph;
-
+pub mod noise;
+pub mod parameter;
+pub mod philox;
 pub mod quant;
 
 use std::ops::Range;

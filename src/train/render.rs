@@ -63,6 +63,8 @@ pub struct Example {
     pub supervised: Vec<bool>,
     /// Tokens that were cut off at the end. The last turn then has no end-of-turn token; none is made up.
     pub trimmed: usize,
+    /// Its index in the data set, set by whoever makes the list of examples: noise in training is keyed by it.
+    pub row: u32,
 }
 
 impl Example {
@@ -135,7 +137,7 @@ impl Renderer {
         let trimmed = ids.len().saturating_sub(max_tokens);
         ids.truncate(max_tokens);
         supervised.truncate(max_tokens);
-        Ok(Example { ids, supervised, trimmed })
+        Ok(Example { ids, supervised, trimmed, row: 0 })
     }
 
     /// Writes `tokenizer.json` (or `tokenizer.model`), `tokenizer_config.json`, `chat_template.jinja` and

@@ -1,0 +1,206 @@
+//! The model that is trained: forward, loss, backward.
+
+mod composed;
+mod pack;
+mod vocabulary;
+
+use self::composed::Composed;
+use self::pack::Packed;
+use super::Base;
+use super::render::Example;
+use crate::engine::TokenId;
+use crate::model::config::LlamaConfig;
+use crate::model::weights::LoadError;
+use crate::ops::OpsError;
+pub use crate::ops::noise::StepKey;
+pub use crate::ops::parameter::{Gradients, Parameter, Part};
+
+/// What products are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compute {
+    /// F32 throughout.
+    F32,
+    /// Weights and activations rounded to BF16 on their way into a product, sums in F32.
+    Bf16,
+}
+
+/// How the frozen base of LoRA is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(non_camel_case_types)]
+pub enum LoraBase {
+    /// As numbers.
+    F32,
+    /// Blocks of 8 bits.
+    Q8_0,
+    /// Blocks of 4 bits.
+    Q4_0,
+}
+
+/// Which weights are trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Tuning {
+    /// All.
+    Full,
+    /// Two small matrices beside each product of the layers, and the rows of new tokens.
+    Lora {
+        /// Rows of A, columns of B.
+        rank: usize,
+        /// The addition is scaled by `alpha / rank`.
+        alpha: f32,
+        /// The rest.
+        base: LoraBase,
+    },
+}
+
+/// How a model is trained.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// One probability a layer, for both of its residual joins.
+    pub dropout: Vec<f32>,
+    /// Numbers in products.
+    pub compute: Compute,
+    /// Keep only what enters each layer, and compute the rest again for the gradients.
+    pub checkpointing: bool,
+    /// NEFTune's alpha; 0: off.
+    pub neftune: f32,
+    /// How much a token counts that is not the assistant's; 0: not at all.
+    pub prompt_weight: f32,
+    /// Worker threads; `None`: one a processor.
+    pub threads: Option<usize>,
+    /// Which weights are trained.
+    pub tuning: Tuning,
+}
+
+impl Default for Settings {
+    /// All weights in F32, without dropout.
+    fn default() -> Self {
+        Self {
+            dropout: Vec::new(),
+            compute: Compute::F32,
+            checkpointing: true,
+            neftune: 0.0,
+            prompt_weight: 0.0,
+            threads: None,
+            tuning: Tuning::Full,
+        }
+    }
+}
+
+/// A model cannot be made ready, or a step not be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The base cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// An operation failed.
+    #[error(transparent)]
+    Ops(#[from] OpsError),
+    /// candle failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+    /// Settings that do not fit each other or the base.
+    #[error("{0}")]
+    Settings(String),
+    /// A token the model has no row for.
+    #[error("row {row}: token {token} is outside the vocabulary of {vocab}")]
+    Token {
+        /// In the data set.
+        row: u32,
+        /// Which token.
+        token: TokenId,
+        /// Rows.
+        vocab: usize,
+    },
+}
+
+/// A loss as a sum, so that sums of micro-batches add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LossSum {
+    /// Σ weight · negative log-likelihood.
+    pub nll: f64,
+    /// Σ weight: supervised tokens, or with prompt weights those too.
+    pub weight: f64,
+}
+
+impl std::ops::AddAssign for LossSum {
+    fn add_assign(&mut self, other: Self) {
+        self.nll += other.nll;
+        self.weight += other.weight;
+    }
+}
+
+/// A Llama in training.
+pub struct Model {
+    config: LlamaConfig,
+    parameters: Vec<Parameter>,
+    settings: Settings,
+    engine: Composed,
+}
+
+impl Model {
+    /// Reads the base. With `new_token`, its row of embedding and head becomes the mean of the rows before it, and the
+    /// vocabulary grows to a multiple of 64 by rows of zeros, whose logits the loss does not see.
+    ///
+    /// # Errors
+    /// The base cannot be read, or the settings do not fit it.
+    pub fn load(base: &Base, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
+        let shape = base.checkpoint.config();
+        check(&settings, shape)?;
+        let vocabulary = vocabulary::Vocabulary::new(shape.vocab_size, new_token);
+        let config = LlamaConfig { vocab_size: vocabulary.rows, ..shape.clone() };
+        let engine = Composed::load(&base.checkpoint, &config, vocabulary)?;
+        let parameters = engine.parameters(&config);
+        Ok(Self { config, parameters, settings, engine })
+    }
+
+    /// Shape and constants of the result.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// What is trained, always in the same order.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Forward and backward of some examples. Adds to `gradients` those of Σ weight · nll · `scale`, and returns the sums
+    /// without `scale`. `rng` keys dropout and NEFTune.
+    ///
+    /// # Errors
+    /// An example has a token that the model lacks.
+    pub fn accumulate(
+        &mut self,
+        micro: &[&Example],
+        scale: f64,
+        rng: StepKey,
+        gradients: &mut Gradients,
+    ) -> Result<LossSum, ModelError> {
+        let packed = self.pack(micro)?;
+        let noise = packed.noise(rng, &self.settings);
+        self.engine.accumulate(&packed, scale, noise, &self.parameters, gradients)
+    }
+
+    /// Forward alone, without noise.
+    ///
+    /// # Errors
+    /// As [`Model::accumulate`]'s.
+    pub fn evaluate(&mut self, micro: &[&Example]) -> Result<LossSum, ModelError> {
+        let packed = self.pack(micro)?;
+        self.engine.evaluate(&packed)
+    }
+
+    fn pack(&self, micro: &[&Example]) -> Result<Packed, ModelError> {
+        Packed::new(micro, self.settings.prompt_weight, self.config.vocab_size)
+    }
+}
+
+fn check(settings: &Settings, config: &LlamaConfig) -> Result<(), ModelError> {
+    if !matches!(settings.dropout.len(), 0) && settings.dropout.len() != config.num_layers {
+        let (rates, layers) = (settings.dropout.len(), config.num_layers);
+        return Err(ModelError::Settings(format!("{rates} rates of dropout for {layers} layers")));
+    }
+    match settings.dropout.iter().find(|p| !(0.0..1.0).contains(*p)) {
+        Some(p) => Err(ModelError::Settings(format!("a rate of dropout is {p}, must be from 0 to below 1"))),
+        None => Ok(()),
+    }
+}
