@@ -5,9 +5,11 @@
 
 pub mod base;
 pub mod data;
+pub mod events;
 pub mod inspect;
 pub mod render;
 pub mod report;
+pub mod watch;
 
 pub use base::{Base, BaseError};
 pub use data::{Conversation, DataErrors, Dataset, Format, Role, Turn};
