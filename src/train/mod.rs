@@ -7,8 +7,10 @@ pub mod base;
 pub mod data;
 pub mod events;
 pub mod inspect;
+pub mod plan;
 pub mod render;
 pub mod report;
+pub mod samples;
 pub mod watch;
 
 pub use base::{Base, BaseError};

@@ -35,7 +35,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
     ("main", &["config", "serve"]),
     // Beside the server: training. Nothing but its binary uses it.
-    ("train", &["engine::TokenId", "hub", "model", "text"]),
+    // Besides tokens, training uses the engine and its executor for answers of saved models, without HTTP.
+    ("train", &["engine", "hub", "model", "ops", "runner", "text"]),
     ("bin", &["train"]),
     ("lib", &[]),
 ];

@@ -15,7 +15,7 @@ mod page;
 mod progress;
 mod proto;
 pub mod tfevents;
-mod units;
+pub(super) mod units;
 mod watchers;
 
 pub use page::page;
