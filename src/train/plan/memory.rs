@@ -7,10 +7,14 @@ use crate::ops::quant::DType;
 /// What is trained, and how it is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Training {
-    /// All parameters; F32 masters and moments.
-    Masters,
-    /// All parameters; bf16 weights without masters, updated with stochastic rounding, and bf16 moments.
-    Bf16,
+    /// All parameters.
+    Full {
+        /// F32: masters that are rounded where that is computed in less. BF16: no masters, updated with stochastic
+        /// rounding.
+        weights: DType,
+        /// Of AdamW.
+        moments: DType,
+    },
     /// Adapters of a rank on all linear layers, in F32; the base's matrices frozen in this format.
     Lora {
         /// Of the adapters.
@@ -27,6 +31,13 @@ pub struct Layout {
     pub tensor: usize,
     /// Groups, over which the optimizer's states are sharded (ZeRO-1).
     pub data: usize,
+}
+
+impl Training {
+    /// All parameters, F32 masters and moments.
+    pub const MASTERS: Self = Self::Full { weights: DType::F32, moments: DType::F32 };
+    /// All parameters, weights and moments in BF16.
+    pub const BF16: Self = Self::Full { weights: DType::BF16, moments: DType::BF16 };
 }
 
 impl Layout {
@@ -68,10 +79,10 @@ impl Memory {
 /// What an implementation takes. Bytes a number, and numbers a token.
 #[derive(Clone, Copy, Debug)]
 pub struct Backend {
-    /// Of weights, activations and gradients.
+    /// Of activations, and of weights unless they are kept in less.
     pub compute: f64,
-    /// Whether the weights that are computed with are the F32 masters themselves.
-    pub masters_are_weights: bool,
+    /// Of gradients of all parameters; those of adapters are F32.
+    pub gradients: f64,
     /// Rows of logits at a time.
     pub loss_rows: f64,
     /// F32 copies of such rows at once.
@@ -82,11 +93,11 @@ pub struct Backend {
 
 /// GPUs: bf16 throughout, flash attention; 2 GiB for the driver's context, workspaces and what allocation wastes.
 pub const GPU: Backend =
-    Backend { compute: 2.0, masters_are_weights: false, loss_rows: 512.0, loss_copies: 2.0, other: 2.0 * GIB };
+    Backend { compute: 2.0, gradients: 2.0, loss_rows: 512.0, loss_copies: 2.0, other: 2.0 * GIB };
 
 /// This machine's processor: F32 throughout.
 pub const CPU: Backend =
-    Backend { compute: 4.0, masters_are_weights: true, loss_rows: 256.0, loss_copies: 3.0, other: 0.1 * GIB };
+    Backend { compute: 4.0, gradients: 4.0, loss_rows: 256.0, loss_copies: 3.0, other: 0.1 * GIB };
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -123,21 +134,18 @@ pub fn memory(config: &LlamaConfig, training: Training, layout: Layout, pass: Pa
     let here = |parameters: f64| (parameters - norms) / tensor + norms;
     let mut memory = Memory { other: backend.other, ..Memory::default() };
     match training {
-        Training::Masters => {
-            let masters = if backend.masters_are_weights { 0.0 } else { 4.0 };
-            memory.weights = here(all) * if backend.masters_are_weights { 4.0 } else { backend.compute };
-            memory.gradients = here(all) * backend.compute;
-            memory.states = here(all) * (masters + 8.0) / data;
-        }
-        Training::Bf16 => {
-            memory.weights = here(all) * 2.0;
-            memory.gradients = here(all) * 2.0;
-            memory.states = here(all) * 4.0 / data;
+        Training::Full { weights, moments } => {
+            // Masters stand beside the weights only where these are of another format.
+            let computed = backend.compute.min(bytes_of(weights));
+            let masters = if computed < bytes_of(weights) { bytes_of(weights) } else { 0.0 };
+            memory.weights = here(all) * computed;
+            memory.gradients = here(all) * backend.gradients;
+            memory.states = here(all) * (masters + 2.0 * bytes_of(moments)) / data;
         }
         Training::Lora { rank, base } => {
             let matrices = matrices(config) as f64;
-            let whole = backend.compute.max(base_bytes(base));
-            memory.frozen = matrices / tensor * base_bytes(base) + (here(all) - matrices / tensor) * whole;
+            let whole = backend.compute.max(bytes_of(base));
+            memory.frozen = matrices / tensor * bytes_of(base) + (here(all) - matrices / tensor) * whole;
             // The end-of-turn token's rows are trained in full beside the adapters. Small enough not to be sharded.
             let trained = (adapters(config, rank) + 2 * config.hidden_size as u64) as f64 / tensor;
             memory.weights = trained * 4.0;
@@ -162,7 +170,7 @@ pub fn memory(config: &LlamaConfig, training: Training, layout: Layout, pass: Pa
 }
 
 /// Bytes of a number.
-fn base_bytes(dtype: DType) -> f64 {
+fn bytes_of(dtype: DType) -> f64 {
     dtype.block_bytes() as f64 / dtype.block_len() as f64
 }
 

@@ -123,7 +123,7 @@ pub struct Question {
     pub name: String,
     /// Shape of the result: with the new token's row.
     pub config: LlamaConfig,
-    /// Rows that its vocabulary has more than the base's.
+    /// Rows that its vocabulary has more than the 's.
     pub new_rows: usize,
     /// An epoch.
     pub data: Data,
@@ -182,10 +182,11 @@ impl Plan {
     pub fn new(question: Question) -> Self {
         let parameters = shapes::parameters(&question.config);
         let (rank, steps_per_epoch) = (question.rank, question.data.examples.div_ceil(question.batch.max(1)));
-        let lora = |base| Training::Lora { rank, base };
         let whole = if question.device.backend().compute == 4.0 { DType::F32 } else { DType::BF16 };
-        let trainings = [Training::Masters, Training::Bf16, lora(whole), lora(DType::Q8_0), lora(DType::Q4_0)];
-        let choices = trainings.map(|training| best(&question, training)).into();
+        let between = Training::Full { weights: DType::F32, moments: DType::BF16 };
+        let frozen = [whole, DType::Q8_0, DType::Q4_0].map(|base| Training::Lora { rank, base });
+        let trainings = [Training::MASTERS, between, Training::BF16].into_iter().chain(frozen);
+        let choices = trainings.map(|training| best(&question, training)).collect();
         let (flops, flops_with_recompute) = work(&question, parameters);
         Self { parameters, steps_per_epoch, flops, flops_with_recompute, choices, question }
     }
@@ -219,7 +220,7 @@ fn work(question: &Question, trained: u64) -> (f64, f64) {
 fn best(question: &Question, training: Training) -> Choice {
     let (config, backend) = (&question.config, question.device.backend());
     let trained = match training {
-        Training::Masters | Training::Bf16 => shapes::parameters(config),
+        Training::Full { .. } =>| Training::Bf16 => shapes::parameters(config),
         Training::Lora { rank, .. } => shapes::adapters(config, rank),
     };
     let (_, flops) = work(question, trained);

@@ -4,13 +4,15 @@ use std::fmt::{self, Display, Formatter};
 
 use super::memory::{self, Training};
 use super::{Choice, Device, Plan};
+use crate::ops::quant::DType;
 use crate::train::watch::units::{bytes, count, duration, number};
 
 impl Display for Training {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Masters => f.write_str("all, F32 masters"),
-            Self::Bf16 => f.write_str("all, in bf16"),
+            Self::Full { weights: DType::BF16, moments: DType::BF16 } => f.write_str("all, in BF16"),
+            Self::Full { weights: DType::F32, moments: DType::F32 } => f.write_str("all, F32 masters"),
+            Self::Full { weights, moments } => write!(f, "all, {weights} masters, {moments} moments"),
             Self::Lora { rank, base } => write!(f, "LoRA {rank}, base {base}"),
         }
     }

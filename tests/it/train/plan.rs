@@ -7,6 +7,9 @@ use lima::train::plan::{Data, Device, Layout, Pass, Plan, Question, Rate, Traini
 
 const GIB: u64 = 1 << 30;
 
+/// F32 masters, BF16 moments.
+const MIXED: Training = Training::Full { weights: DType::F32, moments: DType::BF16 };
+
 fn near(value: f64, expected: f64, tolerance: f64, what: &str) {
     assert!((value / expected - 1.0).abs() <= tolerance, "{what}: {value} instead of {expected}");
 }
@@ -55,26 +58,26 @@ fn memory_of_65b_by_kind() {
     let of = |training, layout| memory(&config, training, layout, pass(true), &GPU);
     let n = 65_285_660_672.0;
 
-    let masters = of(Training::Masters, Layout::ONE);
+    let masters = of(Training::MASTERS, Layout::ONE);
     near(masters.weights, 130.6e9, 1e-3, "bf16 weights");
     let states = masters.weights + masters.gradients + masters.states;
     assert_eq!(states, 16.0 * n);
     near(states, 1.04e12, 5e-3, "16 bytes a parameter");
-    let bf16 = of(Training::Bf16, Layout::ONE);
+    let bf16 = of(Training::BF16, Layout::ONE);
     assert_eq!(bf16.weights + bf16.gradients + bf16.states, 8.0 * n);
     near(8.0 * n, 522e9, 1e-3, "8 bytes a parameter");
 
     near(checkpoints(&config, 2048, &GPU) / 80.0, 33.5e6, 2e-3, "activation checkpoints of a layer");
     near(checkpoints(&config, 2048, &GPU), 2.7e9, 1e-2, "activation checkpoints");
-    let without = memory(&config, Training::Bf16, Layout::ONE, pass(false), &GPU);
+    let without = memory(&config, Training::BF16, Layout::ONE, pass(false), &GPU);
     assert!(without.activations > 10.0 * bf16.activations);
 
     // Tensor parallel cuts everything but norms and the residual stream; ZeRO-1 cuts states.
-    let cut = of(Training::Bf16, Layout { tensor: 8, data: 1 });
+    let cut = of(Training::BF16, Layout { tensor: 8, data: 1 });
     near(cut.weights * 8.0, bf16.weights, 1e-3, "weights over 8 ranks");
     near(cut.states * 8.0, bf16.states, 1e-3, "states over 8 ranks");
     assert!(cut.activations > checkpoints(&config, 2048, &GPU));
-    let shared = of(Training::Masters, Layout { tensor: 8, data: 2 });
+    let shared = of(Training::MASTERS, Layout { tensor: 8, data: 2 });
     near(shared.weights * 8.0, masters.weights, 1e-3, "weights over 8 of 16 ranks");
     near(shared.states * 16.0, masters.states, 1e-3, "states over 16 ranks");
 
@@ -108,26 +111,26 @@ fn the_paper_s_run_on_8_and_on_16_gpus() {
     near(eight.flops_with_recompute, 5.3e18, 0.03, "8NT");
     let fits = |plan: &Plan| plan.choices.iter().map(|c| (c.training, c.fits)).collect::<Vec<_>>();
     // Everything in bf16 is the only full tuning that fits 8 × 80 GB.
-    assert_eq!(fits(&eight)[..2], [(Training::Masters, false), (Training::Bf16, true)]);
+    assert_eq!(fits(&eight)[..3], [(Training::MASTERS, false), (MIXED, false), (Training::BF16, true)]);
     let best = eight.recommended().unwrap();
-    assert_eq!((best.training, best.layout), (Training::Bf16, Layout { tensor: 8, data: 1 }));
+    assert_eq!((best.training, best.layout), (Training::BF16, Layout { tensor: 8, data: 1 }));
     near(best.time.as_secs_f64() / 3600.0, 3.7 / 8.0, 0.05, "3.7 hours of one H100");
 
     let sixteen = Plan::new(question("65b", 16));
-    assert_eq!(fits(&sixteen)[..2], [(Training::Masters, true), (Training::Bf16, true)]);
+    assert_eq!(fits(&sixteen)[..3], [(Training::MASTERS, true), (MIXED, true), (Training::BF16, true)]);
     assert_eq!(sixteen.recommended().unwrap().layout, Layout { tensor: 16, data: 1 });
     // Half of the cut is enough in bf16, and the rest shares the batch.
-    assert_eq!(sixteen.choices[1].layout.ranks(), 16);
-    assert!(sixteen.choices[1].layout.data > 1);
+    assert_eq!(sixteen.choices[2].layout.ranks(), 16);
+    assert!(sixteen.choices[2].layout.data > 1);
 }
 
 #[test]
 fn one_gpu_of_80_gb() {
     // 7B in full only at 8 bytes a parameter; 1.1B with masters; 65B only as QLoRA.
     let fits = |name: &str| Plan::new(question(name, 1)).choices.iter().map(|c| c.fits).collect::<Vec<_>>();
-    assert_eq!(fits("7b"), [false, true, true, true, true]);
-    assert_eq!(fits("1.1b"), [true, true, true, true, true]);
-    assert_eq!(fits("65b"), [false, false, false, true, true]);
+    assert_eq!(fits("7b"), [false, false, true, true, true, true]);
+    assert_eq!(fits("1.1b"), [true; 6]);
+    assert_eq!(fits("65b"), [false, false, false, false, true, true]);
     // 52 heads, 5120 of them, do not divide by 16: layouts that do not exist are not offered.
     assert!(Plan::new(question("30b", 16)).choices.iter().all(|c| c.layout.tensor <= 4));
     assert!(Plan::new(question("65b", 3)).choices.iter().all(|c| c.layout == Layout { tensor: 1, data: 3 }));
@@ -141,8 +144,8 @@ fn a_plan_is_shown() {
         "32 an epoch of 32 examples, 480 in 15 epochs; 2,048 tokens at a time",
         "396 TFLOP/s a rank, assumed: 40 % of 989 (H100 SXM, dense bf16)",
         "8 GPUs of 80.00 GiB",
-        "→ all, in bf16",
-        "Fits: all, in bf16.",
+        "→ all, in BF16",
+        "Fits: all, in BF16.",
         "33.6 MB a layer, 2.69 GB",
     ] {
         assert!(text.contains(part), "{part}: {text}");
