@@ -17,7 +17,8 @@ use super::optimizer::{AdamW, Moments, Settings, format};
 use super::recipe::Number;
 use super::tensors::{self, CHECKSUM, DIGITS, DIGITS_AT, Entry};
 use crate::model::weights::mapped::MappedFile;
-use crate::model::weights::{LoadError, safetensors};
+use crate::model::weights::LoadError;
+use crate::model::weights::safetensors::parse;
 use crate::ops::quant;
 
 const STEP: &str = "step";
@@ -93,7 +94,7 @@ impl State {
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let wrong = |what: &str| StateError::Unusable { path: path.to_owned(), what: what.to_owned() };
         let file = MappedFile::open(path)?;
-        safetensors::parse(&file).map_err(|e| wrong(&e.to_string()))?;
+        parse(&file).map_err(|e| wrong(&e.to_string()))?;
         // The parser has been there.
         let len = file.first_chunk::<8>().map_or(0, |len| u64::from_le_bytes(*len)) as usize;
         let (header, data) = file[8..].split_at(len.min(file.len() - 8));
@@ -122,7 +123,7 @@ impl State {
     /// Tensors are not those of the parameters.
     pub fn restore(&self, parameters: &[Parameter], settings: Settings) -> Result<AdamW, StateError> {
         let wrong = |what: String| StateError::Unusable { path: self.file.path.clone(), what };
-        let tensors = safetensors::parse(&self.file).map_err(|e| wrong(e.to_string()))?;
+        let tensors = parse(&self.file).map_err(|e| wrong(e.to_string()))?;
         let mut moments = Vec::with_capacity(parameters.len());
         for parameter in parameters {
             let bytes = |kind: &str, dtype: DType| -> Result<&[u8], StateError> {

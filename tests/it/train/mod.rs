@@ -1,5 +1,8 @@
-//! Training data: reading it, rendering it, and the tokenizer that comes with the result.
+//! Training: its data, what is seen of a run, and what a run would take.
 
 mod data;
+mod plan;
 mod python;
 mod render;
+mod samples;
+mod watch;
