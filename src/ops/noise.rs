@@ -5,6 +5,7 @@
 //! again for its gradients draws the same.
 
 use super::Span;
+use crate::model::lora::Part;
 use super::philox::philox4x32_10;
 
 /// Which optimizer step draws.
@@ -25,6 +26,13 @@ pub enum Place {
     Mlp,
     /// The embedding; its layer is 0.
     Embedding,
+}
+
+impl Place {
+    /// The join that a product goes into.
+    pub fn of(part: Part) -> Self {
+        if part == Part::Output { Self::Attention } else { Self::Mlp }
+    }
 }
 
 /// The noise of one pass.

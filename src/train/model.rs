@@ -1,16 +1,22 @@
 //! The model that is trained: forward, loss, backward.
 
 mod composed;
+mod fused;
 mod pack;
 mod vocabulary;
 
+use candle_core::Var;
+
 use self::composed::Composed;
+use self::fused::Fused;
 use self::pack::Packed;
+use self::vocabulary::Vocabulary;
 use super::Base;
 use super::render::Example;
 use crate::engine::TokenId;
 use crate::model::config::LlamaConfig;
-use crate::model::weights::LoadError;
+use crate::model::llama::stacks;
+use crate::model::weights::{LoadError, expected_tensors};
 use crate::ops::OpsError;
 pub use crate::ops::noise::StepKey;
 pub use crate::ops::parameter::{Gradients, Parameter, Part};
@@ -134,7 +140,13 @@ pub struct Model {
     config: LlamaConfig,
     parameters: Vec<Parameter>,
     settings: Settings,
-    engine: Composed,
+    tokens: usize,
+    engine: Engine,
+}
+
+enum Engine {
+    Fused(Box<Fused>),
+    Composed(Box<Composed>),
 }
 
 impl Model {
@@ -144,13 +156,37 @@ impl Model {
     /// # Errors
     /// The base cannot be read, or the settings do not fit it.
     pub fn load(base: &Base, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
+        Self::make(base, new_token, settings, |config, vocabulary, settings| {
+            let engine = Fused::load(&base.checkpoint, config, vocabulary, settings)?;
+            Ok((engine.variables(), Engine::Fused(Box::new(engine))))
+        })
+    }
+
+    /// The same on candle's tensors and autograd, with all activations and logits kept: what [`Model::load`]'s is tested
+    /// against. Trains all weights in F32, whatever the settings say.
+    ///
+    /// # Errors
+    /// As [`Model::load`]'s.
+    pub fn composed(base: &Base, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
+        Self::make(base, new_token, settings, |config, vocabulary, _| {
+            let engine = Composed::load(&base.checkpoint, config, vocabulary)?;
+            Ok((engine.variables(), Engine::Composed(Box::new(engine))))
+        })
+    }
+
+    fn make(
+        base: &Base,
+        new_token: Option<TokenId>,
+        settings: Settings,
+        engine: impl FnOnce(&LlamaConfig, Vocabulary, &Settings) -> Result<(Vec<Var>, Engine), ModelError>,
+    ) -> Result<Self, ModelError> {
         let shape = base.checkpoint.config();
         check(&settings, shape)?;
-        let vocabulary = vocabulary::Vocabulary::new(shape.vocab_size, new_token);
+        let vocabulary = Vocabulary::new(shape.vocab_size, new_token);
         let config = LlamaConfig { vocab_size: vocabulary.rows, ..shape.clone() };
-        let engine = Composed::load(&base.checkpoint, &config, vocabulary)?;
-        let parameters = engine.parameters(&config);
-        Ok(Self { config, parameters, settings, engine })
+        let (variables, engine) = engine(&config, vocabulary, &settings)?;
+        let parameters = parameters(&config, variables);
+        Ok(Self { config, parameters, settings, tokens: vocabulary.tokens, engine })
     }
 
     /// Shape and constants of the result.
@@ -177,7 +213,10 @@ impl Model {
     ) -> Result<LossSum, ModelError> {
         let packed = self.pack(micro)?;
         let noise = packed.noise(rng, &self.settings);
-        self.engine.accumulate(&packed, scale, noise, &self.parameters, gradients)
+        match &mut self.engine {
+            Engine::Fused(engine) => engine.accumulate(&packed, scale, noise, gradients),
+            Engine::Composed(engine) => engine.accumulate(&packed, scale, noise, &self.parameters, gradients),
+        }
     }
 
     /// Forward alone, without noise.
@@ -186,12 +225,26 @@ impl Model {
     /// As [`Model::accumulate`]'s.
     pub fn evaluate(&mut self, micro: &[&Example]) -> Result<LossSum, ModelError> {
         let packed = self.pack(micro)?;
-        self.engine.evaluate(&packed)
+        match &mut self.engine {
+            Engine::Fused(engine) => engine.evaluate(&packed),
+            Engine::Composed(engine) => engine.evaluate(&packed),
+        }
     }
 
     fn pack(&self, micro: &[&Example]) -> Result<Packed, ModelError> {
-        Packed::new(micro, self.settings.prompt_weight, self.config.vocab_size)
+        Packed::new(micro, self.settings.prompt_weight, self.tokens)
     }
+}
+
+fn parameters(config: &LlamaConfig, variables: Vec<Var>) -> Vec<Parameter> {
+    let shapes = expected_tensors(config);
+    let rows = |name: &str| shapes.iter().find(|(n, _)| n == name).map_or(0, |(_, [rows, _])| *rows);
+    let parameter = |(names, var): (Vec<String>, Var)| Parameter {
+        decay: var.rank() == 2,
+        var,
+        tensors: names.into_iter().map(|name| Part { rows: rows(&name), name }).collect(),
+    };
+    stacks(config).into_iter().zip(variables).map(parameter).collect()
 }
 
 fn check(settings: &Settings, config: &LlamaConfig) -> Result<(), ModelError> {

@@ -1,13 +1,13 @@
 //! Training by candle's autograd over [`Graph`]: the slow twin. It keeps every activation and all logits.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, Device, Tensor, Var};
 
 use super::pack::Packed;
 use super::vocabulary::Vocabulary;
-use super::{Gradients, LossSum, ModelError, Parameter, Part};
+use super::{Gradients, LossSum, ModelError, Parameter};
 use crate::model::config::LlamaConfig;
-use crate::model::llama::{Llama, stacks};
-use crate::model::weights::{Checkpoint, expected_tensors};
+use crate::model::llama::Llama;
+use crate::model::weights::Checkpoint;
 use crate::ops::graph::Graph;
 use crate::ops::noise::Noise;
 
@@ -29,15 +29,8 @@ impl Composed {
         Ok(Self { ops, llama, tokens: vocabulary.tokens })
     }
 
-    pub fn parameters(&self, config: &LlamaConfig) -> Vec<Parameter> {
-        let shapes = expected_tensors(config);
-        let rows = |name: &str| shapes.iter().find(|(n, _)| n == name).map_or(0, |(_, [rows, _])| *rows);
-        let parameter = |(names, var): (Vec<String>, &candle_core::Var)| Parameter {
-            decay: var.rank() == 2,
-            var: var.clone(),
-            tensors: names.into_iter().map(|name| Part { rows: rows(&name), name }).collect(),
-        };
-        stacks(config).into_iter().zip(self.ops.variables()).map(parameter).collect()
+    pub fn variables(&self) -> Vec<Var> {
+        self.ops.variables().to_vec()
     }
 
     pub fn accumulate(
