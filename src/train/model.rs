@@ -16,7 +16,7 @@ use super::render::Example;
 use crate::engine::TokenId;
 use crate::model::config::LlamaConfig;
 use crate::model::llama::stacks;
-use crate::model::weights::{LoadError, expected_tensors};
+use crate::model::weights::{Checkpoint, LoadError, expected_tensors};
 use crate::ops::OpsError;
 pub use crate::ops::noise::StepKey;
 pub use crate::ops::parameter::{Gradients, Parameter, Part};
@@ -156,8 +156,16 @@ impl Model {
     /// # Errors
     /// The base cannot be read, or the settings do not fit it.
     pub fn load(base: &Base, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
-        Self::make(base, new_token, settings, |config, vocabulary, settings| {
-            let engine = Fused::load(&base.checkpoint, config, vocabulary, settings)?;
+        Self::new(&base.checkpoint, new_token, settings)
+    }
+
+    /// The same from weights alone.
+    ///
+    /// # Errors
+    /// As [`Model::load`]'s.
+    pub fn new(checkpoint: &Checkpoint, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
+        Self::make(checkpoint, new_token, settings, |config, vocabulary, settings| {
+            let engine = Fused::load(checkpoint, config, vocabulary, settings)?;
             Ok((engine.variables(), Engine::Fused(Box::new(engine))))
         })
     }
@@ -167,20 +175,20 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::load`]'s.
-    pub fn composed(base: &Base, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
-        Self::make(base, new_token, settings, |config, vocabulary, _| {
-            let engine = Composed::load(&base.checkpoint, config, vocabulary)?;
+    pub fn composed(checkpoint: &Checkpoint, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
+        Self::make(checkpoint, new_token, settings, |config, vocabulary, _| {
+            let engine = Composed::load(checkpoint, config, vocabulary)?;
             Ok((engine.variables(), Engine::Composed(Box::new(engine))))
         })
     }
 
     fn make(
-        base: &Base,
+        checkpoint: &Checkpoint,
         new_token: Option<TokenId>,
         settings: Settings,
         engine: impl FnOnce(&LlamaConfig, Vocabulary, &Settings) -> Result<(Vec<Var>, Engine), ModelError>,
     ) -> Result<Self, ModelError> {
-        let shape = base.checkpoint.config();
+        let shape = checkpoint.config();
         check(&settings, shape)?;
         let vocabulary = Vocabulary::new(shape.vocab_size, new_token);
         let config = LlamaConfig { vocab_size: vocabulary.rows, ..shape.clone() };
