@@ -5,8 +5,8 @@
 //! again for its gradients draws the same.
 
 use super::Span;
-use crate::model::lora::Part;
 use super::philox::philox4x32_10;
+use crate::model::lora::Part;
 
 /// Which optimizer step draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

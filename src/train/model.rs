@@ -175,7 +175,11 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::load`]'s.
-    pub fn composed(checkpoint: &Checkpoint, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
+    pub fn composed(
+        checkpoint: &Checkpoint,
+        new_token: Option<TokenId>,
+        settings: Settings,
+    ) -> Result<Self, ModelError> {
         Self::make(checkpoint, new_token, settings, |config, vocabulary, _| {
             let engine = Composed::load(checkpoint, config, vocabulary)?;
             Ok((engine.variables(), Engine::Composed(Box::new(engine))))

@@ -254,11 +254,7 @@ impl Alone {
     /// Memory is taken as far as it is used.
     pub fn new(level: Level) -> Self {
         let (tile_rows, _) = tile(level);
-        Self {
-            level,
-            left: Buffer::zeroed(BLOCK.max(tile_rows * DEPTH)),
-            right: Buffer::zeroed(DEPTH * COLUMNS_ALONE),
-        }
+        Self { level, left: Buffer::zeroed(BLOCK.max(tile_rows * DEPTH)), right: Buffer::zeroed(DEPTH * COLUMNS_ALONE) }
     }
 
     /// As [`Dense::product`]. `out` points at `[a's rows, b's columns]` with rows every `stride` numbers.

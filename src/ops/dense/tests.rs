@@ -17,9 +17,8 @@ fn transposed(a: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 
 #[test]
 fn products_equal_plain_arithmetic_in_every_arrangement() {
-    for (case, (m, k, n)) in [(1, 1, 1), (13, 7, 31), (14, 64, 32), (15, 513, 33), (3, 1100, 70), (150, 40, 129)]
-        .into_iter()
-        .enumerate()
+    for (case, (m, k, n)) in
+        [(1, 1, 1), (13, 7, 31), (14, 64, 32), (15, 513, 33), (3, 1100, 70), (150, 40, 129)].into_iter().enumerate()
     {
         let (a, b) = (numbers(1 + case as u64, m * k), numbers(50 + case as u64, k * n));
         let (at, bt) = (transposed(&a, m, k), transposed(&b, k, n));
@@ -65,8 +64,20 @@ fn products_equal_plain_arithmetic_in_every_arrangement() {
 fn nothing_to_sum_is_zero() {
     let (mut pool, mut dense) = (Pool::new(2), Dense::new(Level::best(), 2));
     let mut out = vec![1.0; 6];
-    dense.product(&mut pool, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), MatrixMut::new(&mut out, 2, 3), Store::Add);
+    dense.product(
+        &mut pool,
+        Matrix::new(&[], 2, 0),
+        Matrix::new(&[], 0, 3),
+        MatrixMut::new(&mut out, 2, 3),
+        Store::Add,
+    );
     assert_eq!(out, [1.0; 6]);
-    dense.product(&mut pool, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), MatrixMut::new(&mut out, 2, 3), Store::Set);
+    dense.product(
+        &mut pool,
+        Matrix::new(&[], 2, 0),
+        Matrix::new(&[], 0, 3),
+        MatrixMut::new(&mut out, 2, 3),
+        Store::Set,
+    );
     assert_eq!(out, [0.0; 6]);
 }

@@ -19,12 +19,38 @@ pub(super) struct Mask {
 
 /// An operation that was carried out, with what its gradients need. Results are named only.
 pub(super) enum Node {
-    Norm { x: X, inverses: Block, weight: usize, out: usize },
-    Linear { x: X, weight: usize, out: usize },
+    Norm {
+        x: X,
+        inverses: Block,
+        weight: usize,
+        out: usize,
+    },
+    Linear {
+        x: X,
+        weight: usize,
+        out: usize,
+    },
     /// Queries and keys are rotated.
-    Attention { qkv: Block, from: usize, out: X, logs: Block, spans: Vec<Span> },
-    LinearAdd { x: X, weight: usize, residual: usize, mask: Option<Mask>, out: usize },
-    GateUp { x: X, weight: usize, both: Block, out: usize },
+    Attention {
+        qkv: Block,
+        from: usize,
+        out: X,
+        logs: Block,
+        spans: Vec<Span>,
+    },
+    LinearAdd {
+        x: X,
+        weight: usize,
+        residual: usize,
+        mask: Option<Mask>,
+        out: usize,
+    },
+    GateUp {
+        x: X,
+        weight: usize,
+        both: Block,
+        out: usize,
+    },
 }
 
 /// Gradients of activations that are still to be passed on.
@@ -44,7 +70,13 @@ impl Tape {
     ///
     /// # Errors
     /// The record does not lead from `out` to `input`.
-    pub fn backward(&mut self, out: &X, gradient: Gradient, input: &X, gradients: &mut Gradients) -> Result<Gradient, OpsError> {
+    pub fn backward(
+        &mut self,
+        out: &X,
+        gradient: Gradient,
+        input: &X,
+        gradients: &mut Gradients,
+    ) -> Result<Gradient, OpsError> {
         let mut open = Open::default();
         open.0.insert(out.id, gradient.0);
         while let Some(node) = self.nodes.pop() {
@@ -175,7 +207,16 @@ impl Tape {
                     let (x, dy) = (x[row * n..].as_ptr(), dy[row * n..].as_ptr());
                     // SAFETY: the row, and the chunk's sum, are this worker's.
                     unsafe {
-                        kernels::norm_backward(level, x, w.as_ptr(), inverses[row], dy, n, to.at(row * n), sums.at(chunk * n));
+                        kernels::norm_backward(
+                            level,
+                            x,
+                            w.as_ptr(),
+                            inverses[row],
+                            dy,
+                            n,
+                            to.at(row * n),
+                            sums.at(chunk * n),
+                        );
                     }
                 }
             });

@@ -45,7 +45,8 @@ impl Ops for Tape {
         self.begin(batch, self.weights[table.0].rows)?;
         let hidden = self.config.hidden_size;
         let mut out = self.memory.take(hidden);
-        let lens: Vec<usize> = batch.spans.iter().flat_map(|s| std::iter::repeat_n(s.tokens.len(), s.tokens.len())).collect();
+        let lens: Vec<usize> =
+            batch.spans.iter().flat_map(|s| std::iter::repeat_n(s.tokens.len(), s.tokens.len())).collect();
         let (to, noise, tokens) = (Ptr::new(&mut out), self.noise.as_ref(), &self.tokens);
         let table = self.tensor(table.0);
         read(&table, |table| {
@@ -219,7 +220,9 @@ impl Tape {
                 let (cos, sin) = (cos[row * half..].as_ptr(), sin[row * half..].as_ptr());
                 for head in 0..shape.heads + shape.kv_heads {
                     // SAFETY: the row is this worker's.
-                    unsafe { kernels::rotate(level, to.at(row * shape.width() + head * 2 * half), cos, sin, half, sign) };
+                    unsafe {
+                        kernels::rotate(level, to.at(row * shape.width() + head * 2 * half), cos, sin, half, sign)
+                    };
                 }
             }
         });
@@ -252,7 +255,9 @@ impl Tape {
         let Some(noise) = self.noise.as_ref().filter(|noise| noise.rate(at.layer) > 0.0) else {
             rows::each(&mut self.pool, rows, |_, _, range| {
                 // SAFETY: the rows are this worker's.
-                unsafe { kernels::add(level, residual[range.start * n..].as_ptr(), range.len() * n, to.at(range.start * n)) };
+                unsafe {
+                    kernels::add(level, residual[range.start * n..].as_ptr(), range.len() * n, to.at(range.start * n))
+                };
             });
             return None;
         };

@@ -101,7 +101,14 @@ impl Tape {
 
     /// The negative log-likelihood of each row of logits, from the batch's `from`th target on; with `scale`, the logits are
     /// replaced by their gradients.
-    fn row_losses(&mut self, logits: &mut [f32], targets: Targets<'_>, scale: Option<f32>, from: usize, nll: &mut [f64]) {
+    fn row_losses(
+        &mut self,
+        logits: &mut [f32],
+        targets: Targets<'_>,
+        scale: Option<f32>,
+        from: usize,
+        nll: &mut [f64],
+    ) {
         let (level, vocab) = (self.level, targets.vocab);
         let at = Ptr::new(logits);
         let mut pieces: Vec<(usize, &mut [f64])> = nll.chunks_mut(rows::CHUNK).enumerate().collect();

@@ -12,8 +12,6 @@ mod kernels;
 mod loss;
 mod memory;
 mod rows;
-#[cfg(test)]
-mod tests;
 mod weights;
 
 use std::sync::Arc;
