@@ -44,14 +44,8 @@ fn main() {
     let vocab = checkpoint.config().vocab_size;
     let settings = Settings { threads, checkpointing, compute, ..Settings::default() };
     let mut model = Model::new(&checkpoint, None, settings).expect("the model can be trained");
-    let settings = optimizer::Settings {
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        moments: Number::F32,
-        seed: 0,
-    };
+    let settings =
+        optimizer::Settings { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, moments: Number::F32, seed: 0 };
     let mut optimizer = AdamW::new(model.parameters(), settings);
     let mut gradients = Gradients::new(model.parameters()).expect("memory for gradients");
 

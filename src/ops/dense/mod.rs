@@ -58,6 +58,11 @@ impl<'a> Matrix<'a> {
         Self { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
+    /// How many rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// The transpose.
     pub fn t(self) -> Self {
         let Self { data, rows, cols, row_stride, col_stride } = self;

@@ -6,8 +6,6 @@ use super::attention::{Changes, Tensors};
 use super::memory::Block;
 use super::rows::{self, Ptr};
 use super::{Gradients, Linear, Tape, X, kernels};
-use crate::ops::dense::{Matrix, MatrixMut, Store};
-use crate::ops::parameter::read;
 use crate::ops::{Batch, OpsError, Span};
 
 /// Which values dropout kept.
@@ -172,17 +170,8 @@ impl Tape {
         dy: &Block,
         gradients: &mut Gradients,
     ) -> Result<Block, OpsError> {
-        let (rows, cols) = (self.weights[weight].rows, self.weights[weight].cols);
-        let (count, mut dx) = (dy.len() / rows, self.memory.take(cols));
-        let tensor = self.tensor(weight);
-        read(&tensor, |w| {
-            let (a, b) = (Matrix::new(dy, count, rows), Matrix::new(w, rows, cols));
-            self.dense.product(&mut self.pool, a, b, MatrixMut::new(&mut dx, count, cols), Store::Set);
-        })?;
-        gradients.edit(weight, |dw| {
-            let (a, b) = (Matrix::new(dy, count, rows).t(), Matrix::new(x, count, cols));
-            self.dense.product(&mut self.pool, a, b, MatrixMut::new(dw, rows, cols), Store::Add);
-        })?;
+        let mut dx = self.memory.take(self.weights[weight].cols);
+        self.product_backward(x, weight, self.weights[weight].rows, dy, &mut dx, gradients)?;
         Ok(dx)
     }
 
@@ -200,28 +189,17 @@ impl Tape {
         let rows = x.len() / n;
         let mut partial = vec![0f32; rows.div_ceil(rows::CHUNK) * n];
         let (to, sums, level) = (Ptr::new(dx), Ptr::new(&mut partial), self.level);
-        let tensor = self.tensor(weight);
-        read(&tensor, |w| {
-            rows::each(&mut self.pool, rows, |_, chunk, range| {
-                for row in range {
-                    let (x, dy) = (x[row * n..].as_ptr(), dy[row * n..].as_ptr());
-                    // SAFETY: the row, and the chunk's sum, are this worker's.
-                    unsafe {
-                        kernels::norm_backward(
-                            level,
-                            x,
-                            w.as_ptr(),
-                            inverses[row],
-                            dy,
-                            n,
-                            to.at(row * n),
-                            sums.at(chunk * n),
-                        );
-                    }
-                }
-            });
-        })?;
-        gradients.edit(weight, |dw| {
+        let w = self.weights[weight].row(0, <[f32]>::to_vec)?;
+        rows::each(&mut self.pool, rows, |_, chunk, range| {
+            for row in range {
+                let (x, dy) = (x[row * n..].as_ptr(), dy[row * n..].as_ptr());
+                let (dx, dw) = (to.at(row * n), sums.at(chunk * n));
+                // SAFETY: the row, and the chunk's sum, are this worker's.
+                unsafe { kernels::norm_backward(level, x, w.as_ptr(), inverses[row], dy, n, dx, dw) };
+            }
+        });
+        let Some(gradient) = self.weights[weight].gradient else { return Ok(()) };
+        gradients.edit(gradient, |dw| {
             for chunk in partial.chunks_exact(n) {
                 dw.iter_mut().zip(chunk).for_each(|(d, v)| *d += v);
             }
@@ -256,8 +234,14 @@ impl Tape {
     ) -> Result<(), OpsError> {
         /// Columns that a worker takes.
         const WIDTH: usize = 64;
-        let (n, level) = (gradient.0.width(), self.level);
-        gradients.edit(table.0, |dw| {
+        let (n, level, weight) = (gradient.0.width(), self.level, &self.weights[table.0]);
+        // Of a frozen table, only the row that stands for one of it.
+        let (weight, only) = match weight.replaced {
+            Some((row, by)) => (&self.weights[by], Some(row)),
+            None => (weight, None),
+        };
+        let Some(at) = weight.gradient else { return Ok(()) };
+        gradients.edit(at, |dw| {
             let to = Ptr::new(dw);
             let cursor = std::sync::atomic::AtomicUsize::new(0);
             // By columns, so that rows of a token that comes twice are added in order.
@@ -265,9 +249,14 @@ impl Tape {
                 worker.each(&cursor, n.div_ceil(WIDTH), 1, |piece| {
                     let (from, count) = (piece * WIDTH, WIDTH.min(n - piece * WIDTH));
                     for (t, &token) in batch.tokens.iter().enumerate() {
-                        let row = gradient.0[t * n + from..].as_ptr();
+                        let row = match only {
+                            None => token as usize,
+                            Some(row) if row == token as usize => 0,
+                            Some(_) => continue,
+                        };
+                        let dy = gradient.0[t * n + from..].as_ptr();
                         // SAFETY: the columns are this worker's; tokens are below the number of rows.
-                        unsafe { kernels::add(level, row, count, to.at(token as usize * n + from)) };
+                        unsafe { kernels::add(level, dy, count, to.at(row * n + from)) };
                     }
                 });
             });

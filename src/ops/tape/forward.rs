@@ -10,9 +10,7 @@ use super::{Linear, Norm, Tape, X, kernels};
 use crate::engine::AdapterSlot;
 use crate::model::lora::Site;
 use crate::model::weights::TensorView;
-use crate::ops::dense::{Matrix, MatrixMut, Store};
 use crate::ops::noise::Place;
-use crate::ops::parameter::read;
 use crate::ops::{Batch, Ops, OpsError};
 
 impl Ops for Tape {
@@ -47,20 +45,22 @@ impl Ops for Tape {
         let mut out = self.memory.take(hidden);
         let lens: Vec<usize> =
             batch.spans.iter().flat_map(|s| std::iter::repeat_n(s.tokens.len(), s.tokens.len())).collect();
-        let (to, noise, tokens) = (Ptr::new(&mut out), self.noise.as_ref(), &self.tokens);
-        let table = self.tensor(table.0);
-        read(&table, |table| {
-            rows::each(&mut self.pool, batch.tokens.len(), |_, _, range| {
-                for t in range {
-                    // SAFETY: the row is this worker's.
-                    let to = unsafe { std::slice::from_raw_parts_mut(to.at(t * hidden), hidden) };
-                    to.copy_from_slice(&table[batch.tokens[t] as usize * hidden..][..hidden]);
-                    if let Some(noise) = noise {
-                        noise.disturb(tokens[t], lens[t], to);
-                    }
-                }
-            });
-        })?;
+        let (noise, tokens, weights) = (self.noise.as_ref(), &self.tokens, &self.weights);
+        let table = &weights[table.0];
+        let mut items: Vec<(usize, &mut [f32], Result<(), OpsError>)> =
+            out.chunks_exact_mut(hidden).enumerate().map(|(t, row)| (t, row, Ok(()))).collect();
+        self.pool.for_each(&mut items, |_, (t, to, done)| {
+            let token = batch.tokens[*t] as usize;
+            let (from, row) = match table.replaced {
+                Some((row, by)) if row == token => (&weights[by], 0),
+                _ => (table, token),
+            };
+            *done = from.row(row, |row| to.copy_from_slice(row));
+            if let Some(noise) = noise {
+                noise.disturb(tokens[*t], lens[*t], to);
+            }
+        });
+        items.into_iter().try_for_each(|(_, _, done)| done)?;
         Ok(self.name(out))
     }
 
@@ -127,16 +127,11 @@ impl Ops for Tape {
 
     fn head(&mut self, x: &X, norm: &Norm, w: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
         let hidden = self.hidden(x, norm, batch)?;
-        let (n, vocab) = (hidden.data.width(), self.weights[w.0].rows);
+        let vocab = self.weights[w.0].rows;
         let memory = super::Memory::default();
         memory.set_rows(batch.outputs.len());
         let mut out = memory.take(vocab);
-        let weight = self.tensor(w.0);
-        let rows = batch.outputs.len();
-        read(&weight, |weight| {
-            let (a, b) = (Matrix::new(&hidden.data, rows, n), Matrix::new(weight, vocab, n).t());
-            self.dense.product(&mut self.pool, a, b, MatrixMut::new(&mut out, rows, vocab), Store::Set);
-        })?;
+        self.product(&hidden.data, w.0, vocab, &mut out)?;
         Ok(self.name(out))
     }
 
@@ -183,31 +178,24 @@ impl Tape {
         inverses: &mut [f32],
     ) -> Result<(), OpsError> {
         let (to, inverses, level, eps) = (Ptr::new(out), Ptr::new(inverses), self.level, norm.eps);
-        let weight = self.tensor(norm.weight);
-        read(&weight, |weight| {
-            rows::each(&mut self.pool, x.len() / n, |_, _, range| {
-                for row in range {
-                    // SAFETY: the row is this worker's.
-                    unsafe {
-                        *inverses.at(row) =
-                            kernels::norm(level, x[row * n..].as_ptr(), weight.as_ptr(), eps, n, to.at(row * n));
-                    }
+        let weight = self.weights[norm.weight].row(0, <[f32]>::to_vec)?;
+        rows::each(&mut self.pool, x.len() / n, |_, _, range| {
+            for row in range {
+                // SAFETY: the row is this worker's.
+                unsafe {
+                    *inverses.at(row) =
+                        kernels::norm(level, x[row * n..].as_ptr(), weight.as_ptr(), eps, n, to.at(row * n));
                 }
-            });
-        })?;
+            }
+        });
         Ok(())
     }
 
     /// `x · Wᵀ`.
     fn multiply(&mut self, x: &X, w: &Linear) -> Result<Block, OpsError> {
-        let (rows, cols) = (self.weights[w.0].rows, self.weights[w.0].cols);
+        let rows = self.weights[w.0].rows;
         let mut out = self.memory.take(rows);
-        let weight = self.tensor(w.0);
-        read(&weight, |weight| {
-            let count = out.len() / rows;
-            let (a, b) = (Matrix::new(&x.data, count, cols), Matrix::new(weight, rows, cols).t());
-            self.dense.product(&mut self.pool, a, b, MatrixMut::new(&mut out, count, rows), Store::Set);
-        })?;
+        self.product(&x.data, w.0, rows, &mut out)?;
         Ok(out)
     }
 

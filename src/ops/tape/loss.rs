@@ -5,8 +5,6 @@ use super::rows::{self, Ptr};
 use super::{Gradients, Linear, Memory, Norm, Tape, X, kernels};
 use crate::engine::TokenId;
 use crate::ops::OpsError;
-use crate::ops::dense::{Matrix, MatrixMut, Store};
-use crate::ops::parameter::read;
 
 /// Logits that exist at once: 64 MiB.
 const LOGITS: usize = 16 << 20;
@@ -61,27 +59,17 @@ impl Tape {
         let piece = (LOGITS / vocab).clamp(1, count.max(1));
         let mut logits = std::mem::take(&mut self.logits);
         logits.resize(logits.len().max(piece * vocab), 0.0);
-        let weight = self.tensor(head.0);
         let mut nll = vec![0f64; count];
         for from in (0..count).step_by(piece) {
             let rows = piece.min(count - from);
             let h = &hidden[from * n..][..rows * n];
-            read(&weight, |w| {
-                let (a, b) = (Matrix::new(h, rows, n), Matrix::new(w, vocab, n).t());
-                self.dense.product(&mut self.pool, a, b, MatrixMut::new(&mut logits, rows, vocab), Store::Set);
-            })?;
+            let logits = &mut logits[..rows * vocab];
+            self.product(h, head.0, vocab, logits)?;
             let scale = gradients.as_ref().map(|(scale, _)| *scale);
-            self.row_losses(&mut logits, targets, scale, from, &mut nll[from..from + rows]);
+            self.row_losses(logits, targets, scale, from, &mut nll[from..from + rows]);
             let (Some((_, gradients)), Some(dhidden)) = (&mut gradients, &mut dhidden) else { continue };
-            let dlogits = Matrix::new(&logits, rows, vocab);
-            read(&weight, |w| {
-                let out = MatrixMut::new(&mut dhidden[from * n..][..rows * n], rows, n);
-                self.dense.product(&mut self.pool, dlogits, Matrix::new(w, vocab, n), out, Store::Set);
-            })?;
-            gradients.edit(head.0, |dw| {
-                let out = MatrixMut::new(&mut dw[..vocab * n], vocab, n);
-                self.dense.product(&mut self.pool, dlogits.t(), Matrix::new(h, rows, n), out, Store::Add);
-            })?;
+            let dh = &mut dhidden[from * n..][..rows * n];
+            self.product_backward(h, head.0, vocab, logits, dh, gradients)?;
         }
         self.logits = logits;
         let nll = nll.iter().zip(targets.weights).map(|(nll, w)| nll * f64::from(*w)).sum();

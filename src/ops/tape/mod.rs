@@ -11,6 +11,7 @@ mod forward;
 mod kernels;
 mod loss;
 mod memory;
+mod products;
 mod rows;
 mod weights;
 
@@ -30,7 +31,7 @@ use crate::model::config::LlamaConfig;
 use crate::model::rope::inverse_frequencies;
 
 pub use self::loss::{Loss, Targets};
-pub use self::weights::{Linear, Norm};
+pub use self::weights::{Keep, Linear, Norm};
 
 /// Activations, `[T, width]` (of [`Ops::head`](super::Ops::head) and `hidden`: `[R, width]`).
 #[derive(Clone)]
@@ -56,7 +57,10 @@ pub struct Tape {
     pool: Pool,
     dense: Dense,
     memory: Memory,
+    kept: Keep,
     weights: Vec<weights::Weight>,
+    /// By the gradients' order.
+    variables: Vec<Var>,
     attention: Vec<Scratch>,
     nodes: Vec<Node>,
     recording: bool,
@@ -68,11 +72,13 @@ pub struct Tape {
     sin: Vec<f32>,
     /// Logits of a piece of the loss.
     logits: Vec<f32>,
+    /// Weights that are not kept in F32, a piece at a time.
+    spare: Vec<f32>,
 }
 
 impl Tape {
-    /// For a model of this shape. The weights that are loaded become variables.
-    pub fn new(config: &LlamaConfig, level: Level, threads: usize) -> Self {
+    /// For a model of this shape, whose weights are kept like this.
+    pub fn new(config: &LlamaConfig, kept: Keep, level: Level, threads: usize) -> Self {
         let pool = Pool::new(threads);
         Self {
             config: config.clone(),
@@ -82,7 +88,9 @@ impl Tape {
             attention: (0..pool.size()).map(|_| Scratch::new(level)).collect(),
             pool,
             memory: Memory::default(),
+            kept,
             weights: Vec::new(),
+            variables: Vec::new(),
             nodes: Vec::new(),
             recording: false,
             ids: 0,
@@ -91,12 +99,13 @@ impl Tape {
             cos: Vec::new(),
             sin: Vec::new(),
             logits: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
-    /// The variables in the order they were loaded.
-    pub fn variables(&self) -> Vec<Var> {
-        self.weights.iter().map(|w| w.var.clone()).collect()
+    /// The variables in the order they were made; gradients are in this order.
+    pub fn variables(&self) -> &[Var] {
+        &self.variables
     }
 
     /// The noise of the passes to come; `None`: none, as in serving.

@@ -7,7 +7,7 @@ use lima::model::llama::Llama;
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::level::Level;
 use lima::ops::noise::{Noise, Place, Token};
-use lima::ops::tape::Tape;
+use lima::ops::tape::{Keep, Tape};
 use lima::ops::{Batch, Span};
 use lima::train::model::{Settings, StepKey};
 use lima::train::{Example, Gradients, LossSum, Model};
@@ -128,7 +128,7 @@ fn logits_are_pytorchs() {
     let golden = Golden::read();
     let checkpoint = checkpoint(&golden.model);
     let config = checkpoint.config();
-    let mut ops = Tape::new(config, Level::best(), 2);
+    let mut ops = Tape::new(config, Keep::F32, Level::best(), 2);
     let llama = Llama::load(&mut ops, &checkpoint, config, |_| ()).unwrap();
     let tokens = &golden.examples[0].ids;
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
