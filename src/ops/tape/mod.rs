@@ -13,6 +13,8 @@ mod loss;
 mod memory;
 mod products;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use std::sync::Arc;
