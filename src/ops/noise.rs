@@ -6,6 +6,7 @@
 
 use super::Span;
 use super::philox::philox4x32_10;
+use crate::model::lora::Part;
 
 /// Which optimizer step draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,13 @@ pub enum Place {
     Mlp,
     /// The embedding; its layer is 0.
     Embedding,
+}
+
+impl Place {
+    /// The join that a product goes into.
+    pub fn of(part: Part) -> Self {
+        if part == Part::Output { Self::Attention } else { Self::Mlp }
+    }
 }
 
 /// The noise of one pass.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use candle_core::{CpuStorage, Device, Error, InplaceOp1, Layout, Result, Storage, Tensor, Var};
+use half::bf16;
 
 /// A checkpoint's tensor, or the rows of it that are trained.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct Part {
 /// One variable: a tensor of the checkpoint, or several that are one matrix in memory (q, k, v; gate, up).
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// F32, `[rows, cols]`; of a norm `[cols]`.
+    /// F32 or BF16, `[rows, cols]`; of a norm `[cols]`.
     pub var: Var,
     /// The tensors, in the order of their rows.
     pub tensors: Vec<Part>,
@@ -93,31 +94,65 @@ fn sum_of_squares(values: &[f32]) -> f64 {
 /// It is something else.
 pub fn read<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
-    let (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) = (&*storage, layout.contiguous_offsets()) else {
-        return Err(Error::Msg("a contiguous F32 tensor in the CPU's memory is needed".into()));
-    };
-    Ok(f(&values[from..to]))
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) => Ok(f(&values[from..to])),
+        _ => Err(not("F32")),
+    }
 }
 
-/// Changes them in place.
+/// Those of a BF16 one.
+///
+/// # Errors
+/// As [`read`]'s.
+pub fn read_bf16<R>(tensor: &Tensor, f: impl FnOnce(&[bf16]) -> R) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::BF16(values)), Some((from, to))) => Ok(f(&values[from..to])),
+        _ => Err(not("BF16")),
+    }
+}
+
+/// Changes the numbers of a contiguous F32 tensor in the CPU's memory in place.
 ///
 /// # Errors
 /// As [`read`]'s.
 pub fn edit(tensor: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<()> {
-    struct Edit<F>(RefCell<Option<F>>);
-    impl<F: FnOnce(&mut [f32])> InplaceOp1 for Edit<F> {
-        fn name(&self) -> &'static str {
-            "edit"
-        }
-        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-            let (CpuStorage::F32(values), Some((from, to))) = (storage, layout.contiguous_offsets()) else {
-                return Err(Error::Msg("a contiguous F32 tensor in the CPU's memory is needed".into()));
-            };
-            if let Some(f) = self.0.borrow_mut().take() {
-                f(&mut values[from..to]);
-            }
+    in_place(tensor, |storage, layout| match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((from, to))) => {
+            f(&mut values[from..to]);
             Ok(())
         }
+        _ => Err(not("F32")),
+    })
+}
+
+/// Those of a BF16 one.
+///
+/// # Errors
+/// As [`read`]'s.
+pub fn edit_bf16(tensor: &Tensor, f: impl FnOnce(&mut [bf16])) -> Result<()> {
+    in_place(tensor, |storage, layout| match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::BF16(values), Some((from, to))) => {
+            f(&mut values[from..to]);
+            Ok(())
+        }
+        _ => Err(not("BF16")),
+    })
+}
+
+fn not(what: &str) -> Error {
+    Error::Msg(format!("a contiguous {what} tensor in the CPU's memory is needed"))
+}
+
+fn in_place(tensor: &Tensor, f: impl FnOnce(&mut CpuStorage, &Layout) -> Result<()>) -> Result<()> {
+    struct InPlace<F>(RefCell<Option<F>>);
+    impl<F: FnOnce(&mut CpuStorage, &Layout) -> Result<()>> InplaceOp1 for InPlace<F> {
+        fn name(&self) -> &'static str {
+            "in-place"
+        }
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+            self.0.borrow_mut().take().map_or(Ok(()), |f| f(storage, layout))
+        }
     }
-    tensor.inplace_op1(&Edit(RefCell::new(Some(f))))
+    tensor.inplace_op1(&InPlace(RefCell::new(Some(f))))
 }

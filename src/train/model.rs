@@ -1,16 +1,22 @@
 //! The model that is trained: forward, loss, backward.
 
 mod composed;
+mod fused;
 mod pack;
 mod vocabulary;
 
+use candle_core::Tensor;
+
 use self::composed::Composed;
+use self::fused::Fused;
 use self::pack::Packed;
+use self::vocabulary::Vocabulary;
 use super::Base;
 use super::render::Example;
 use crate::engine::TokenId;
 use crate::model::config::LlamaConfig;
-use crate::model::weights::LoadError;
+use crate::model::llama::stacks;
+use crate::model::weights::{Checkpoint, LoadError, expected_tensors};
 use crate::ops::OpsError;
 pub use crate::ops::noise::StepKey;
 pub use crate::ops::parameter::{Gradients, Parameter, Part};
@@ -21,6 +27,15 @@ pub enum Compute {
     /// F32 throughout.
     F32,
     /// Weights and activations rounded to BF16 on their way into a product, sums in F32.
+    Bf16,
+}
+
+/// How weights that are trained are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// As F32 numbers.
+    F32,
+    /// Matrices as BF16 numbers, without a finer copy; norms as F32.
     Bf16,
 }
 
@@ -59,6 +74,8 @@ pub struct Settings {
     pub dropout: Vec<f32>,
     /// Numbers in products.
     pub compute: Compute,
+    /// Numbers of what is trained.
+    pub weights: Weights,
     /// Keep only what enters each layer, and compute the rest again for the gradients.
     pub checkpointing: bool,
     /// NEFTune's alpha; 0: off.
@@ -77,6 +94,7 @@ impl Default for Settings {
         Self {
             dropout: Vec::new(),
             compute: Compute::F32,
+            weights: Weights::F32,
             checkpointing: true,
             neftune: 0.0,
             prompt_weight: 0.0,
@@ -132,9 +150,14 @@ impl std::ops::AddAssign for LossSum {
 /// A Llama in training.
 pub struct Model {
     config: LlamaConfig,
-    parameters: Vec<Parameter>,
     settings: Settings,
-    engine: Composed,
+    tokens: usize,
+    engine: Engine,
+}
+
+enum Engine {
+    Fused(Box<Fused>),
+    Composed(Box<Composed>),
 }
 
 impl Model {
@@ -144,13 +167,48 @@ impl Model {
     /// # Errors
     /// The base cannot be read, or the settings do not fit it.
     pub fn load(base: &Base, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
-        let shape = base.checkpoint.config();
+        Self::new(&base.checkpoint, new_token, settings)
+    }
+
+    /// The same from weights alone.
+    ///
+    /// # Errors
+    /// As [`Model::load`]'s.
+    pub fn new(checkpoint: &Checkpoint, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
+        Self::make(checkpoint, new_token, settings, |config, vocabulary, settings| {
+            let engine = Fused::load(checkpoint, config, vocabulary, settings)?;
+            Ok(Engine::Fused(Box::new(engine)))
+        })
+    }
+
+    /// The same on candle's tensors and autograd, with all activations and logits kept: what [`Model::load`]'s is tested
+    /// against. Trains all weights in F32, whatever the settings say.
+    ///
+    /// # Errors
+    /// As [`Model::load`]'s.
+    pub fn composed(
+        checkpoint: &Checkpoint,
+        new_token: Option<TokenId>,
+        settings: Settings,
+    ) -> Result<Self, ModelError> {
+        Self::make(checkpoint, new_token, settings, |config, vocabulary, _| {
+            let engine = Composed::load(checkpoint, config, vocabulary)?;
+            Ok(Engine::Composed(Box::new(engine)))
+        })
+    }
+
+    fn make(
+        checkpoint: &Checkpoint,
+        new_token: Option<TokenId>,
+        settings: Settings,
+        engine: impl FnOnce(&LlamaConfig, Vocabulary, &Settings) -> Result<Engine, ModelError>,
+    ) -> Result<Self, ModelError> {
+        let shape = checkpoint.config();
         check(&settings, shape)?;
-        let vocabulary = vocabulary::Vocabulary::new(shape.vocab_size, new_token);
+        let vocabulary = Vocabulary::new(shape.vocab_size, new_token);
         let config = LlamaConfig { vocab_size: vocabulary.rows, ..shape.clone() };
-        let engine = Composed::load(&base.checkpoint, &config, vocabulary)?;
-        let parameters = engine.parameters(&config);
-        Ok(Self { config, parameters, settings, engine })
+        let engine = engine(&config, vocabulary, &settings)?;
+        Ok(Self { config, settings, tokens: vocabulary.tokens, engine })
     }
 
     /// Shape and constants of the result.
@@ -160,7 +218,22 @@ impl Model {
 
     /// What is trained, always in the same order.
     pub fn parameters(&self) -> &[Parameter] {
-        &self.parameters
+        match &self.engine {
+            Engine::Fused(engine) => engine.parameters(),
+            Engine::Composed(engine) => engine.parameters(),
+        }
+    }
+
+    /// A tensor of the result by its Hugging Face name, F32, as it is served: with what LoRA trains merged into it.
+    ///
+    /// # Errors
+    /// The model has none of this name.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+        let tensor = match &self.engine {
+            Engine::Fused(engine) => engine.tensor(name)?,
+            Engine::Composed(engine) => engine.tensor(name)?,
+        };
+        tensor.ok_or_else(|| ModelError::Settings(format!("the model has no tensor {name}")))
     }
 
     /// Forward and backward of some examples. Adds to `gradients` those of Σ weight · nll · `scale`, and returns the sums
@@ -177,7 +250,10 @@ impl Model {
     ) -> Result<LossSum, ModelError> {
         let packed = self.pack(micro)?;
         let noise = packed.noise(rng, &self.settings);
-        self.engine.accumulate(&packed, scale, noise, &self.parameters, gradients)
+        match &mut self.engine {
+            Engine::Fused(engine) => engine.accumulate(&packed, scale, noise, gradients),
+            Engine::Composed(engine) => engine.accumulate(&packed, scale, noise, gradients),
+        }
     }
 
     /// Forward alone, without noise.
@@ -186,18 +262,39 @@ impl Model {
     /// As [`Model::accumulate`]'s.
     pub fn evaluate(&mut self, micro: &[&Example]) -> Result<LossSum, ModelError> {
         let packed = self.pack(micro)?;
-        self.engine.evaluate(&packed)
+        match &mut self.engine {
+            Engine::Fused(engine) => engine.evaluate(&packed),
+            Engine::Composed(engine) => engine.evaluate(&packed),
+        }
     }
 
     fn pack(&self, micro: &[&Example]) -> Result<Packed, ModelError> {
-        Packed::new(micro, self.settings.prompt_weight, self.config.vocab_size)
+        Packed::new(micro, self.settings.prompt_weight, self.tokens)
     }
+}
+
+/// The checkpoint's tensors by what is loaded of them, in its order.
+fn parts(config: &LlamaConfig) -> Vec<Vec<Part>> {
+    let shapes = expected_tensors(config);
+    let rows = |name: &str| shapes.iter().find(|(n, _)| n == name).map_or(0, |(_, [rows, _])| *rows);
+    let part = |name: String| Part { rows: rows(&name), name };
+    stacks(config).into_iter().map(|names| names.into_iter().map(part).collect()).collect()
 }
 
 fn check(settings: &Settings, config: &LlamaConfig) -> Result<(), ModelError> {
     if !matches!(settings.dropout.len(), 0) && settings.dropout.len() != config.num_layers {
         let (rates, layers) = (settings.dropout.len(), config.num_layers);
         return Err(ModelError::Settings(format!("{rates} rates of dropout for {layers} layers")));
+    }
+    if settings.compute == Compute::Bf16 {
+        return Err(ModelError::Settings("products are computed in F32 on the CPU".into()));
+    }
+    match settings.tuning {
+        Tuning::Lora { rank: 0, .. } => return Err(ModelError::Settings("a rank of LoRA must be at least 1".into())),
+        Tuning::Lora { alpha, .. } if !alpha.is_finite() => {
+            return Err(ModelError::Settings(format!("LoRA's alpha is {alpha}")));
+        }
+        Tuning::Lora { .. } | Tuning::Full => {}
     }
     match settings.dropout.iter().find(|p| !(0.0..1.0).contains(*p)) {
         Some(p) => Err(ModelError::Settings(format!("a rate of dropout is {p}, must be from 0 to below 1"))),

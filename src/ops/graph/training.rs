@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, Var};
 
 use super::{Graph, Linear};
-use crate::model::lora::{Part, Site};
+use crate::model::lora::Site;
 use crate::ops::noise::{Noise, Place};
 use crate::ops::{Batch, OpsError};
 
@@ -54,14 +54,9 @@ impl Graph {
         let (rows, cols) = product.dims2()?;
         let (mut kept, mut factors) = (vec![0u8; cols.div_ceil(8)], Vec::with_capacity(rows * cols));
         for token in noise.tokens(batch.spans, batch.positions) {
-            noise.kept(at.layer, place(at.part), token, cols, &mut kept);
+            noise.kept(at.layer, Place::of(at.part), token, cols, &mut kept);
             factors.extend((0..cols).map(|i| f32::from(kept[i / 8] >> (i % 8) & 1) * noise.scale(at.layer)));
         }
         product * Tensor::from_vec(factors, (rows, cols), &self.device)?
     }
-}
-
-/// Which join a product goes into.
-pub(crate) fn place(part: Part) -> Place {
-    if part == Part::Output { Place::Attention } else { Place::Mlp }
 }

@@ -1,13 +1,13 @@
 //! Training by candle's autograd over [`Graph`]: the slow twin. It keeps every activation and all logits.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, Device, Tensor, Var};
 
 use super::pack::Packed;
 use super::vocabulary::Vocabulary;
-use super::{Gradients, LossSum, ModelError, Parameter, Part};
+use super::{Gradients, LossSum, ModelError, Parameter, Part, parts};
 use crate::model::config::LlamaConfig;
-use crate::model::llama::{Llama, stacks};
-use crate::model::weights::{Checkpoint, expected_tensors};
+use crate::model::llama::Llama;
+use crate::model::weights::Checkpoint;
 use crate::ops::graph::Graph;
 use crate::ops::noise::Noise;
 
@@ -15,6 +15,7 @@ pub(super) struct Composed {
     ops: Graph,
     llama: Llama<Graph>,
     tokens: usize,
+    parameters: Vec<Parameter>,
 }
 
 impl Composed {
@@ -26,18 +27,32 @@ impl Composed {
                 ops.extend(table, new, vocabulary.rows)?;
             }
         }
-        Ok(Self { ops, llama, tokens: vocabulary.tokens })
+        let parameter =
+            |(tensors, var): (Vec<Part>, &Var)| Parameter { decay: var.rank() == 2, var: var.clone(), tensors };
+        let parameters = parts(config).into_iter().zip(ops.variables()).map(parameter).collect();
+        Ok(Self { ops, llama, tokens: vocabulary.tokens, parameters })
     }
 
-    pub fn parameters(&self, config: &LlamaConfig) -> Vec<Parameter> {
-        let shapes = expected_tensors(config);
-        let rows = |name: &str| shapes.iter().find(|(n, _)| n == name).map_or(0, |(_, [rows, _])| *rows);
-        let parameter = |(names, var): (Vec<String>, &candle_core::Var)| Parameter {
-            decay: var.rank() == 2,
-            var: var.clone(),
-            tensors: names.into_iter().map(|name| Part { rows: rows(&name), name }).collect(),
-        };
-        stacks(config).into_iter().zip(self.ops.variables()).map(parameter).collect()
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
+        for parameter in &self.parameters {
+            let mut first = 0;
+            for part in &parameter.tensors {
+                if part.name == name {
+                    let all = parameter.var.as_tensor();
+                    return Ok(Some(if all.rank() == 1 {
+                        all.copy()?
+                    } else {
+                        all.narrow(0, first, part.rows)?.copy()?
+                    }));
+                }
+                first += part.rows;
+            }
+        }
+        Ok(None)
     }
 
     pub fn accumulate(
@@ -45,7 +60,6 @@ impl Composed {
         packed: &Packed,
         scale: f64,
         noise: Noise,
-        parameters: &[Parameter],
         gradients: &mut Gradients,
     ) -> Result<LossSum, ModelError> {
         if packed.weights.is_empty() {
@@ -56,7 +70,7 @@ impl Composed {
         self.ops.set_noise(None);
         let nll = nll?;
         let store = (nll.sum_all()? * scale)?.backward()?;
-        for (i, parameter) in parameters.iter().enumerate() {
+        for (i, parameter) in self.parameters.iter().enumerate() {
             if let Some(gradient) = store.get(&parameter.var) {
                 let values = gradient.flatten_all()?.to_vec1::<f32>()?;
                 gradients.edit(i, |g| g.iter_mut().zip(values).for_each(|(g, v)| *g += v))?;

@@ -1,7 +1,9 @@
 //! Training: its data, its loop, what is seen of a run, and what a run would take.
 
+mod adapters;
 mod checkpoint;
 mod data;
+mod numerics;
 mod optimizer;
 mod overfit;
 mod plan;
