@@ -98,6 +98,7 @@ fn question(name: &str, count: usize) -> Question {
         micro_tokens: 2048,
         rank: 16,
         chosen: None,
+        checkpointing: true,
         device: Device::Gpus { count, memory: 80 * GIB },
         rate: Rate::h100(),
     }
@@ -146,7 +147,7 @@ fn a_plan_is_shown() {
         "8 GPUs of 80.00 GiB",
         "→ all, in BF16",
         "Fits: all, in BF16.",
-        "33.6 MB a layer, 2.69 GB",
+        "33.6 MB each, 2.68 GB",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
