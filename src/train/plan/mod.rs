@@ -66,6 +66,8 @@ pub enum Device {
     Cpu {
         /// Bytes that are free, where the system tells.
         memory: Option<u64>,
+        /// That compute.
+        threads: usize,
     },
     /// Alike, and fast in reaching each other.
     Gpus {
@@ -86,16 +88,16 @@ impl Device {
 
     fn memory(&self) -> Option<u64> {
         match self {
-            Self::Cpu { memory } => *memory,
+            Self::Cpu { memory, .. } => *memory,
             Self::Gpus { memory, .. } => Some(*memory),
         }
     }
 
     /// What an implementation for it takes.
-    fn backend(&self) -> &'static Backend {
+    fn backend(&self) -> Backend {
         match self {
-            Self::Cpu { .. } => &memory::CPU,
-            Self::Gpus { .. } => &memory::GPU,
+            Self::Cpu { threads, .. } => Backend::Cpu { threads: *threads },
+            Self::Gpus { .. } => Backend::Gpu,
         }
     }
 }
@@ -184,7 +186,10 @@ impl Plan {
     pub fn new(question: Question) -> Self {
         let parameters = shapes::parameters(&question.config);
         let (rank, steps_per_epoch) = (question.rank, question.data.examples.div_ceil(question.batch.max(1)));
-        let whole = if question.device.backend().compute == 4.0 { DType::F32 } else { DType::BF16 };
+        let whole = match question.device {
+            Device::Cpu { .. } => DType::F32,
+            Device::Gpus { .. } => DType::BF16,
+        };
         let between = Training::Full { weights: DType::F32, moments: DType::BF16 };
         let frozen = [whole, DType::Q8_0, DType::Q4_0].map(|base| Training::Lora { rank, base });
         let mut trainings: Vec<Training> = [Training::MASTERS, between, Training::BF16].into_iter().chain(frozen).collect();
@@ -231,7 +236,7 @@ fn best(question: &Question, training: Training) -> Choice {
     let speed = question.rate.peak.flops * question.rate.utilisation * question.device.ranks() as f64;
     let time = Duration::try_from_secs_f64(flops / speed).unwrap_or(Duration::MAX);
     let choice = |layout| {
-        let pass = |checkpointing| Pass { tokens: question.micro_tokens, checkpointing };
+        let pass = |checkpointing| Pass { tokens: question.micro_tokens, longest: question.data.longest, checkpointing };
         let of = |checkpointing| memory::memory(config, training, layout, pass(checkpointing), backend);
         let (memory, otherwise) = (of(question.checkpointing), of(!question.checkpointing));
         let fits = question.device.memory().is_none_or(|there| memory.total() <= there as f64);

@@ -54,8 +54,8 @@ impl Display for Plan {
             rate.peak.source
         )?;
         match &q.device {
-            Device::Cpu { memory: Some(free) } => writeln!(f, "memory      {} free on this machine", bytes(*free))?,
-            Device::Cpu { memory: None } => writeln!(f, "memory      unknown on this machine")?,
+            Device::Cpu { memory: Some(free), .. } => writeln!(f, "memory      {} free on this machine", bytes(*free))?,
+            Device::Cpu { memory: None, .. } => writeln!(f, "memory      unknown on this machine")?,
             Device::Gpus { count, memory } => writeln!(f, "memory      {count} GPUs of {}", bytes(*memory))?,
         }
         writeln!(f)?;
