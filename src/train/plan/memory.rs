@@ -76,76 +76,136 @@ impl Memory {
     }
 }
 
-/// What an implementation takes. Bytes a number, and numbers a token.
-#[derive(Clone, Copy, Debug)]
-pub struct Backend {
-    /// Of activations, and of weights unless they are kept in less.
-    pub compute: f64,
-    /// Of gradients of all parameters; those of adapters are F32.
-    pub gradients: f64,
-    /// Rows of logits at a time.
-    pub loss_rows: f64,
-    /// F32 copies of such rows at once.
-    pub loss_copies: f64,
-    /// Beside everything else.
-    pub other: f64,
+/// Who computes: how much of what it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// GPUs: BF16 throughout, gradients too; flash attention. Not an implementation, a reckoning.
+    Gpu,
+    /// This project's training on the processor: F32 activations and gradients, weights in the format they are kept in.
+    Cpu {
+        /// Worker threads.
+        threads: usize,
+    },
 }
 
-/// GPUs: bf16 throughout, flash attention; 2 GiB for the driver's context, workspaces and what allocation wastes.
-pub const GPU: Backend =
-    Backend { compute: 2.0, gradients: 2.0, loss_rows: 512.0, loss_copies: 2.0, other: 2.0 * GIB };
-
-/// This machine's processor: F32 throughout.
-pub const CPU: Backend =
-    Backend { compute: 4.0, gradients: 4.0, loss_rows: 256.0, loss_copies: 3.0, other: 0.1 * GIB };
-
-const GIB: f64 = (1u64 << 30) as f64;
-
-/// Tokens of a forward pass, and whether activations are recomputed.
+/// What a micro-batch is, and what is kept of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pass {
-    /// Of a micro-batch.
+    /// Its tokens.
     pub tokens: usize,
+    /// Of its longest example.
+    pub longest: usize,
     /// Activation checkpointing.
     pub checkpointing: bool,
 }
 
-/// Numbers that a layer keeps for its backward pass, a token: of width `hidden`, on every rank; and within attention and
-/// MLP, cut over the ranks of a layout.
-///
-/// Residual stream, its norm, both once more for the MLP; q, k and v, q and k rotated, attention's output; gate, up, and
-/// their product.
-fn kept(config: &LlamaConfig) -> (f64, f64) {
-    let inner = 3 * config.q_size() + 3 * config.kv_size() + 3 * config.intermediate_size;
-    ((4 * config.hidden_size) as f64, inner as f64)
+const GIB: f64 = (1u64 << 30) as f64;
+const MIB: f64 = (1u64 << 20) as f64;
+
+impl Backend {
+    /// Bytes of an activation.
+    pub fn activation(self) -> f64 {
+        match self {
+            Self::Gpu => 2.0,
+            Self::Cpu { .. } => 4.0,
+        }
+    }
+
+    /// Bytes of a weight that is computed with, where it is kept in `weights`.
+    fn weight(self, weights: f64) -> f64 {
+        match self {
+            Self::Gpu => weights.min(2.0),
+            Self::Cpu { .. } => weights,
+        }
+    }
+
+    /// Bytes of what stays of the base in full precision beside matrices that are quantised.
+    fn unquantised(self) -> DType {
+        match self {
+            Self::Gpu => DType::BF16,
+            Self::Cpu { .. } => DType::F32,
+        }
+    }
+
+    /// Numbers that the layers keep for a token, at most, over `tensor` ranks.
+    fn activations(self, config: &LlamaConfig, tensor: f64, checkpointing: bool) -> f64 {
+        let (h, f) = (config.hidden_size as f64, config.intermediate_size as f64 / tensor);
+        let (q, kv) = (config.q_size() as f64 / tensor, config.kv_size() as f64 / tensor);
+        let layers = config.num_layers as f64;
+        match self {
+            Self::Gpu => {
+                // Residual stream and its norm, twice; q, k, v; q and k rotated; attention's output; gate, up, product.
+                let layer = 4.0 * h + 3.0 * q + 3.0 * kv + 3.0 * f;
+                // Gradients on the way back.
+                let back = 2.0 * h + 3.0 * f;
+                if checkpointing { layers * h + layer + back } else { layers * layer + back }
+            }
+            Self::Cpu { .. } => {
+                // In place where it can be: norm, q, k and v (rotated), attention's output with a logarithm a head, what
+                // it is added to, norm, gate and up, product, output, and a bit each for dropout.
+                let (bits, heads) = (h / 16.0, config.num_heads as f64);
+                let layer = 4.0 * h + 2.0 * q + 2.0 * kv + 3.0 * f + heads + bits + 2.0;
+                // Gradients of the stream, of the product, of q, k and v.
+                let back = 3.0 * h + f + (q + 2.0 * kv);
+                if checkpointing { layers * h + layer + back } else { layers * layer + h + back }
+            }
+        }
+    }
+
+    /// Bytes of the logits that exist at once, and of their gradient.
+    fn loss(self, config: &LlamaConfig, tensor: f64, tokens: f64) -> f64 {
+        let row = config.vocab_size as f64 / tensor * 4.0;
+        match self {
+            Self::Gpu => tokens.min(512.0) * row * 2.0,
+            // One becomes the other in place.
+            Self::Cpu { .. } => (tokens * row).min(64.0 * MIB),
+        }
+    }
+
+    /// Bytes that depend on nothing else.
+    fn other(self, config: &LlamaConfig, longest: usize) -> f64 {
+        match self {
+            // The driver's context, workspaces, and what allocation wastes.
+            Self::Gpu => 2.0 * GIB,
+            Self::Cpu { threads } => {
+                // Scores of a block of 64 queries of the heads that share keys, and their gradient.
+                let scores = (config.num_heads / config.num_kv_heads * 64 * longest * 2 * 4) as f64;
+                PROCESS + threads as f64 * scores
+            }
+        }
+    }
 }
 
-/// Gradients beside them while a layer goes backward.
-fn going_back(config: &LlamaConfig) -> (f64, f64) {
-    ((2 * config.hidden_size) as f64, (3 * config.intermediate_size) as f64)
-}
+/// The process itself: program, tokenizer, examples, packing buffers.
+const PROCESS: f64 = 100.0 * MIB;
 
 /// Bytes on each rank of a layout.
-pub fn memory(config: &LlamaConfig, training: Training, layout: Layout, pass: Pass, backend: &Backend) -> Memory {
+pub fn memory(config: &LlamaConfig, training: Training, layout: Layout, pass: Pass, backend: Backend) -> Memory {
     let (tensor, data) = (layout.tensor as f64, layout.data as f64);
     let norms = ((2 * config.num_layers + 1) * config.hidden_size) as f64;
     let all = parameters(config) as f64;
     // Norms are on every rank.
-    let here = |parameters: f64| (parameters - norms) / tensor + norms;
-    let mut memory = Memory { other: backend.other, ..Memory::default() };
+    let here = (all - norms) / tensor + norms;
+    let tokens = pass.tokens as f64;
+    let mut memory = Memory {
+        activations: tokens * backend.activations(config, tensor, pass.checkpointing) * backend.activation(),
+        loss: backend.loss(config, tensor, tokens),
+        other: backend.other(config, pass.longest),
+        ..Memory::default()
+    };
     match training {
         Training::Full { weights, moments } => {
             // Masters stand beside the weights only where these are of another format.
-            let computed = backend.compute.min(bytes_of(weights));
-            let masters = if computed < bytes_of(weights) { bytes_of(weights) } else { 0.0 };
-            memory.weights = here(all) * computed;
-            memory.gradients = here(all) * backend.gradients;
-            memory.states = here(all) * (masters + 2.0 * bytes_of(moments)) / data;
+            let kept = bytes_of(weights);
+            let computed = backend.weight(kept);
+            let masters = if computed < kept { kept } else { 0.0 };
+            memory.weights = here * computed;
+            memory.gradients = here * backend.activation();
+            memory.states = here * (masters + 2.0 * bytes_of(moments)) / data;
         }
         Training::Lora { rank, base } => {
-            let matrices = matrices(config) as f64;
-            let whole = backend.compute.max(bytes_of(base));
-            memory.frozen = matrices / tensor * bytes_of(base) + (here(all) - matrices / tensor) * whole;
+            let matrices = matrices(config) as f64 / tensor;
+            memory.frozen = matrices * bytes_of(base) + (here - matrices) * bytes_of(backend.unquantised());
             // The end-of-turn token's rows are trained in full beside the adapters. Small enough not to be sharded.
             let trained = (adapters(config, rank) + 2 * config.hidden_size as u64) as f64 / tensor;
             memory.weights = trained * 4.0;
@@ -153,19 +213,6 @@ pub fn memory(config: &LlamaConfig, training: Training, layout: Layout, pass: Pa
             memory.states = trained * 8.0 / data;
         }
     }
-    let tokens = pass.tokens as f64;
-    let (wide, cut) = kept(config);
-    let (wide_back, cut_back) = going_back(config);
-    let layer = wide + cut / tensor;
-    let back = wide_back + cut_back / tensor;
-    let layers = config.num_layers as f64;
-    let numbers = match pass.checkpointing {
-        true => layers * config.hidden_size as f64 + layer + back,
-        false => layers * layer + back,
-    };
-    memory.activations = tokens * numbers * backend.compute;
-    let vocabulary = config.vocab_size as f64 / tensor;
-    memory.loss = tokens.min(backend.loss_rows) * vocabulary * 4.0 * backend.loss_copies;
     memory
 }
 
@@ -175,6 +222,6 @@ fn bytes_of(dtype: DType) -> f64 {
 }
 
 /// The residual stream between the layers, which checkpointing keeps of a sequence: bytes.
-pub fn checkpoints(config: &LlamaConfig, tokens: usize, backend: &Backend) -> f64 {
-    (config.num_layers * config.hidden_size * tokens) as f64 * backend.compute
+pub fn checkpoints(config: &LlamaConfig, tokens: usize, backend: Backend) -> f64 {
+    (config.num_layers * config.hidden_size * tokens) as f64 * backend.activation()
 }

@@ -66,6 +66,8 @@ pub enum Device {
     Cpu {
         /// Bytes that are free, where the system tells.
         memory: Option<u64>,
+        /// That compute.
+        threads: usize,
     },
     /// Alike, and fast in reaching each other.
     Gpus {
@@ -86,16 +88,16 @@ impl Device {
 
     fn memory(&self) -> Option<u64> {
         match self {
-            Self::Cpu { memory } => *memory,
+            Self::Cpu { memory, .. } => *memory,
             Self::Gpus { memory, .. } => Some(*memory),
         }
     }
 
     /// What an implementation for it takes.
-    fn backend(&self) -> &'static Backend {
+    fn backend(&self) -> Backend {
         match self {
-            Self::Cpu { .. } => &memory::CPU,
-            Self::Gpus { .. } => &memory::GPU,
+            Self::Cpu { threads, .. } => Backend::Cpu { threads: *threads },
+            Self::Gpus { .. } => Backend::Gpu,
         }
     }
 }
@@ -136,7 +138,9 @@ pub struct Question {
     /// Of LoRA.
     pub rank: usize,
     /// What the run would do, where that is settled.
-    pub chosen: Option<(Training, bool)>,
+    pub chosen: Option<Training>,
+    /// Whether activations are recomputed.
+    pub checkpointing: bool,
     /// Where.
     pub device: Device,
     /// How fast a rank is.
@@ -150,13 +154,13 @@ pub struct Choice {
     pub training: Training,
     /// Over the ranks.
     pub layout: Layout,
-    /// Bytes on each rank, with activation checkpointing.
+    /// Bytes on each rank.
     pub memory: Memory,
-    /// And without.
-    pub without_checkpointing: Memory,
-    /// Whether the first fits.
+    /// With activation checkpointing if that is without, and the other way round.
+    pub otherwise: Memory,
+    /// Whether `memory` does.
     pub fits: bool,
-    /// Of the whole run, with activation checkpointing.
+    /// Of the whole run.
     pub time: Duration,
 }
 
@@ -182,11 +186,15 @@ impl Plan {
     pub fn new(question: Question) -> Self {
         let parameters = shapes::parameters(&question.config);
         let (rank, steps_per_epoch) = (question.rank, question.data.examples.div_ceil(question.batch.max(1)));
-        let whole = if question.device.backend().compute == 4.0 { DType::F32 } else { DType::BF16 };
+        let whole = match question.device {
+            Device::Cpu { .. } => DType::F32,
+            Device::Gpus { .. } => DType::BF16,
+        };
         let between = Training::Full { weights: DType::F32, moments: DType::BF16 };
         let frozen = [whole, DType::Q8_0, DType::Q4_0].map(|base| Training::Lora { rank, base });
-        let trainings = [Training::MASTERS, between, Training::BF16].into_iter().chain(frozen);
-        let choices = trainings.map(|training| best(&question, training)).collect();
+        let mut trainings: Vec<Training> = [Training::MASTERS, between, Training::BF16].into_iter().chain(frozen).collect();
+        trainings.extend(question.chosen.filter(|chosen| !trainings.contains(chosen)));
+        let choices = trainings.into_iter().map(|training| best(&question, training)).collect();
         let (flops, flops_with_recompute) = work(&question, parameters);
         Self { parameters, steps_per_epoch, flops, flops_with_recompute, choices, question }
     }
@@ -194,7 +202,7 @@ impl Plan {
     /// The most thorough choice that fits, or the one that was settled on.
     pub fn recommended(&self) -> Option<&Choice> {
         match self.question.chosen {
-            Some((training, _)) => self.choices.iter().find(|c| c.training == training),
+            Some(training) => self.choices.iter().find(|c| c.training == training),
             None => self.choices.iter().find(|c| c.fits),
         }
     }
@@ -223,15 +231,16 @@ fn best(question: &Question, training: Training) -> Choice {
         Training::Full { .. } =>| Training::Bf16 => shapes::parameters(config),
         Training::Lora { rank, .. } => shapes::adapters(config, rank),
     };
-    let (_, flops) = work(question, trained);
+    let (model, recomputed) = work(question, trained);
+    let flops = if question.checkpointing { recomputed } else { model };
     let speed = question.rate.peak.flops * question.rate.utilisation * question.device.ranks() as f64;
     let time = Duration::try_from_secs_f64(flops / speed).unwrap_or(Duration::MAX);
     let choice = |layout| {
-        let pass = |checkpointing| Pass { tokens: question.micro_tokens, checkpointing };
-        let memory = memory::memory(config, training, layout, pass(true), backend);
-        let without_checkpointing = memory::memory(config, training, layout, pass(false), backend);
+        let pass = |checkpointing| Pass { tokens: question.micro_tokens, longest: question.data.longest, checkpointing };
+        let of = |checkpointing| memory::memory(config, training, layout, pass(checkpointing), backend);
+        let (memory, otherwise) = (of(question.checkpointing), of(!question.checkpointing));
         let fits = question.device.memory().is_none_or(|there| memory.total() <= there as f64);
-        Choice { training, layout, memory, without_checkpointing, fits, time }
+        Choice { training, layout, memory, otherwise, fits, time }
     };
     let all = layouts(config, question.device.ranks()).into_iter().map(choice);
     let better = |a: Choice, b: Choice| match (a.fits, b.fits) {

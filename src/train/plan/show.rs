@@ -54,8 +54,8 @@ impl Display for Plan {
             rate.peak.source
         )?;
         match &q.device {
-            Device::Cpu { memory: Some(free) } => writeln!(f, "memory      {} free on this machine", bytes(*free))?,
-            Device::Cpu { memory: None } => writeln!(f, "memory      unknown on this machine")?,
+            Device::Cpu { memory: Some(free), .. } => writeln!(f, "memory      {} free on this machine", bytes(*free))?,
+            Device::Cpu { memory: None, .. } => writeln!(f, "memory      unknown on this machine")?,
             Device::Gpus { count, memory } => writeln!(f, "memory      {count} GPUs of {}", bytes(*memory))?,
         }
         writeln!(f)?;
@@ -80,7 +80,7 @@ impl Plan {
             "other",
             "GB a rank",
             "fits",
-            "kept, GB",
+            "otherwise",
             "time",
         ];
         let mut rows = vec![header.map(String::from)];
@@ -137,7 +137,7 @@ impl Plan {
             other,
             total,
             fits.into(),
-            gb(choice.without_checkpointing.total()),
+            gb(choice.otherwise.total()),
             duration(choice.time),
         ]
     }
@@ -146,13 +146,14 @@ impl Plan {
         let q = &self.question;
         let backend = q.device.backend();
         writeln!(f, "GB are 10⁹ bytes. States are moments, and F32 masters where they are not the weights.")?;
-        writeln!(
-            f,
-            "Activations are with checkpointing: {} MB a layer, {} GB, and one layer's. Without it a rank takes what is \
-             under \"kept\".",
-            number(memory::checkpoints(&q.config, q.micro_tokens, backend) / q.config.num_layers as f64 / 1e6),
-            number(memory::checkpoints(&q.config, q.micro_tokens, backend) / 1e9)
-        )?;
+        let kept = memory::checkpoints(&q.config, q.micro_tokens, backend);
+        let (layer, all) = (number(kept / q.config.num_layers as f64 / 1e6), number(kept / 1e9));
+        let text = match q.checkpointing {
+            true => "What enters each layer is kept, and one layer at a time computed again",
+            false => "All activations are kept",
+        };
+        let other = if q.checkpointing { "without" } else { "with" };
+        writeln!(f, "{text}. What enters the layers is {layer} MB each, {all} GB. Otherwise: {other} checkpointing.")?;
         if let Device::Gpus { .. } = q.device {
             writeln!(
                 f,
