@@ -4,10 +4,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
-use super::model::Parameter;
+use super::model::Model;
 use super::recipe::Number;
 use super::render::Renderer;
 use super::tensors::{self, Entry};
@@ -59,8 +58,8 @@ impl<'a> Directory<'a> {
     /// Writes everything into `dir`, which exists and is empty, and syncs the files.
     ///
     /// # Errors
-    /// A file cannot be written, or the parameters are not all of the model's tensors.
-    pub fn write(&self, dir: &Path, parameters: &[Parameter]) -> io::Result<()> {
+    /// A file cannot be written, or the model lacks a tensor.
+    pub fn write(&self, dir: &Path, model: &Model) -> io::Result<()> {
         let mut json = serde_json::to_vec_pretty(&self.config)?;
         json.push(b'\n');
         fs::write(dir.join("config.json"), json)?;
@@ -68,10 +67,10 @@ impl<'a> Directory<'a> {
         for entry in fs::read_dir(dir)? {
             fs::File::open(entry?.path())?.sync_all()?;
         }
-        self.write_weights(dir, parameters)
+        self.write_weights(dir, model)
     }
 
-    fn write_weights(&self, dir: &Path, parameters: &[Parameter]) -> io::Result<()> {
+    fn write_weights(&self, dir: &Path, model: &Model) -> io::Result<()> {
         let entry = |(name, [rows, cols]): (String, [usize; 2])| {
             let shape = if name.ends_with("norm.weight") { vec![cols] } else { vec![rows, cols] };
             Entry { name, format: self.format, shape }
@@ -84,8 +83,7 @@ impl<'a> Directory<'a> {
         };
         for (i, shard) in shards.iter().enumerate() {
             tensors::write(&dir.join(name_of(i)), shard, &[("format", "pt")], |at, out| {
-                let (tensor, from, rows) = rows_of(parameters, &shard[at].name)?;
-                out.rows(tensor, from, rows)
+                out.tensor(&model.tensor(&shard[at].name).map_err(io::Error::other)?)
             })?;
         }
         if shards.len() > 1 {
@@ -99,20 +97,6 @@ impl<'a> Directory<'a> {
         }
         Ok(())
     }
-}
-
-/// Where a checkpoint's tensor is: the variable, its first row there, and how many.
-fn rows_of<'a>(parameters: &'a [Parameter], name: &str) -> io::Result<(&'a Tensor, usize, usize)> {
-    for parameter in parameters {
-        let mut from = 0;
-        for part in &parameter.tensors {
-            if part.name == name {
-                return Ok((parameter.var.as_tensor(), from, part.rows));
-            }
-            from += part.rows;
-        }
-    }
-    Err(io::Error::other(format!("the model has no tensor {name}")))
 }
 
 /// Files of at most `most` bytes, or of one tensor that has more.

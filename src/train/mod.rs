@@ -8,6 +8,7 @@
 //! [`order`], [`schedule`], [`optimizer`], [`output`] (the directory of a run), [`state`] (all that going on needs),
 //! [`checkpoint`] (what is served), [`signals`].
 
+pub mod adapter;
 pub mod base;
 pub mod checkpoint;
 mod checksum;

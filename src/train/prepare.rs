@@ -10,7 +10,7 @@ use super::checksum::Xxh64;
 use super::data::{Conversation, DataErrors, Dataset, split};
 use super::plan::shapes::parameters;
 use super::recipe::{Choices, Number, Recipe, RecipeError, difference};
-use super::render::{Example, RenderError, Renderer};
+use super::render::{Example, RenderError, Renderer, Template};
 use super::report::Report;
 use super::samples::{self, PromptsError, SampleError};
 
@@ -31,6 +31,8 @@ pub struct Options {
     pub keep: Option<usize>,
     /// Worker threads; one a processor if `None`.
     pub threads: Option<usize>,
+    /// Whether LoRA's result is saved as a whole model too, or as an adapter alone.
+    pub merge: bool,
     /// Format of saved models; the base's if `None`.
     pub save_format: Option<Number>,
     /// Answers after each epoch; none if `None`.
@@ -89,6 +91,12 @@ pub enum PrepareError {
         /// The base's.
         positions: usize,
     },
+    /// An adapter alone has no place for new rows.
+    #[error("--merge off needs --template base: an adapter has no place for the new token's rows")]
+    NewRows,
+    /// Without a model there is nobody to answer.
+    #[error("--merge off needs --no-samples: answers are those of a whole model")]
+    NoModel,
     /// Two ways to hold rows out.
     #[error("--val-data and --val-split exclude each other")]
     TwoValidations,
@@ -140,6 +148,12 @@ impl Prepared {
         let recipe = choices.resolve(parameters(shape))?;
         if held_out.is_some() && recipe.val_split > 0 {
             return Err(PrepareError::TwoValidations);
+        }
+        if !options.merge && recipe.template == Template::Lima {
+            return Err(PrepareError::NewRows);
+        }
+        if !options.merge && options.samples.is_some() {
+            return Err(PrepareError::NoModel);
         }
         let (max_tokens, positions) = (recipe.max_tokens, shape.max_position_embeddings);
         if max_tokens > positions {

@@ -59,6 +59,32 @@ pub enum Number {
     Bf16,
 }
 
+/// How the frozen base is kept that LoRA trains beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Frozen {
+    /// As numbers.
+    F32,
+    /// In blocks of 8 bits.
+    #[serde(rename = "q8_0")]
+    Q8,
+    /// In blocks of 4 bits.
+    #[serde(rename = "q4_0")]
+    Q4,
+}
+
+/// Low-rank matrices beside every product of the layers, instead of all weights.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lora {
+    /// At least 1.
+    pub rank: usize,
+    /// What is added is scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// The rest.
+    pub base: Frozen,
+}
+
 /// The constants of a run, resolved. Names are those of the flags; this is what `recipe.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -99,6 +125,10 @@ pub struct Recipe {
     pub clip: Option<f64>,
     /// Of data order, dropout, NEFTune and rounding.
     pub seed: u64,
+    /// LoRA, instead of all weights.
+    pub lora: Option<Lora>,
+    /// Format of the matrices that are trained. BF16 ones have no finer copy, and are rounded stochastically.
+    pub weights: Number,
     /// Format of AdamW's two means.
     pub moments: Number,
     /// Most tokens that are computed at once, unless one example has more.
@@ -131,6 +161,10 @@ pub struct Choices {
     pub neftune: Option<f64>,
     pub clip: Option<f64>,
     pub seed: Option<u64>,
+    pub lora_rank: Option<usize>,
+    pub lora_alpha: Option<f64>,
+    pub lora_base: Option<Frozen>,
+    pub weights: Option<Number>,
     pub moments: Option<Number>,
     pub micro_batch_tokens: Option<usize>,
     pub checkpointing: Option<bool>,
@@ -153,16 +187,21 @@ impl Choices {
     /// A choice is out of its range.
     pub fn resolve(&self, parameters: u64) -> Result<Recipe, RecipeError> {
         let preset = self.recipe.unwrap_or_else(|| Preset::of(parameters));
-        let lr = self.lr.unwrap_or(1e-5);
+        let lora = self.lora_rank.map(|rank| Lora {
+            rank,
+            alpha: self.lora_alpha.unwrap_or(2.0 * rank as f64),
+            base: self.lora_base.unwrap_or(Frozen::F32),
+        });
+        // Ten times as much where few numbers are trained.
+        let (lr, lr_end) = if lora.is_some() { (1e-4, 1e-5) } else { (1e-5, 1e-6) };
         Recipe {
             recipe: preset,
             template: self.template.unwrap_or(Template::Lima),
             epochs: self.epochs.unwrap_or(15),
             batch_size: self.batch_size.unwrap_or(preset.batch_size()),
             max_tokens: self.max_tokens.unwrap_or(MAX_TOKENS),
-            lr,
-            // 1e-6 as it is written, rather than the product, which is the double beside it.
-            lr_end: self.lr_end.or_else(|| self.lr.map(|lr| lr / 10.0)).unwrap_or(1e-6),
+            lr: self.lr.unwrap_or(lr),
+            lr_end: self.lr_end.or_else(|| self.lr.map(|lr| lr / 10.0)).unwrap_or(lr_end),
             schedule: self.schedule.unwrap_or(Schedule::Linear),
             warmup_steps: self.warmup_steps.unwrap_or(0),
             beta1: self.beta1.unwrap_or(0.9),
@@ -174,6 +213,8 @@ impl Choices {
             neftune: self.neftune.filter(|alpha| *alpha != 0.0),
             clip: self.clip,
             seed: self.seed.unwrap_or(0),
+            lora,
+            weights: self.weights.unwrap_or(Number::F32),
             moments: self.moments.unwrap_or(Number::F32),
             micro_batch_tokens: self.micro_batch_tokens.unwrap_or(MAX_TOKENS),
             checkpointing: self.checkpointing.unwrap_or(true),
@@ -209,6 +250,13 @@ impl Recipe {
         float("prompt-loss-weight", weight, (0.0..=1.0).contains(&weight), "from 0 to 1")?;
         self.neftune.map_or(Ok(()), |v| float("neftune", v, v > 0.0, "0 or more"))?;
         self.clip.map_or(Ok(()), |v| float("clip", v, v > 0.0, "above 0"))?;
+        if let Some(Lora { rank, alpha, .. }) = self.lora {
+            at_least("lora-rank", rank, 1, "at least 1")?;
+            float("lora-alpha", alpha, alpha > 0.0, "above 0")?;
+            if self.weights == Number::Bf16 {
+                return Err(RecipeError { flag: "weights", value: "bf16".into(), range: "f32 with --lora-rank" });
+            }
+        }
         Ok(self)
     }
 

@@ -64,10 +64,7 @@ pub fn write(path: &Path, record: &Map<String, Value>, parameters: &[Parameter],
     tensors::write(path, &entries, &[(STEP, &step), (RECORD, &record)], |i, out| {
         let (at, kind) = (i / KINDS.len(), i % KINDS.len());
         match (kind, &optimizer.moments()[at]) {
-            (0, _) => {
-                let var = &parameters[at].var;
-                out.rows(var, 0, if var.rank() == 2 { var.dims()[0] } else { 1 })
-            }
+            (0, _) => out.tensor(parameters[at].var.as_tensor()),
             (1, Moments::F32(mean, _)) => out.f32(mean),
             (1, Moments::Bf16(mean, _)) => out.bf16(mean),
             (_, Moments::F32(_, square)) => out.f32(square),

@@ -113,16 +113,14 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Rows `from .. from + rows` of a contiguous tensor of F32 or BF16 in the CPU's memory.
-    pub fn rows(&mut self, tensor: &Tensor, from: usize, rows: usize) -> io::Result<()> {
+    /// A contiguous tensor of F32 or BF16 in the CPU's memory.
+    pub fn tensor(&mut self, tensor: &Tensor) -> io::Result<()> {
         let (storage, layout) = tensor.storage_and_layout();
         let wrong = || io::Error::other("a contiguous tensor of F32 or BF16 in the CPU's memory is needed");
         let (Storage::Cpu(values), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
             return Err(wrong());
         };
-        let cols = layout.dims().last().copied().unwrap_or(1);
-        let begin = start + from * cols;
-        let range = begin..(begin + rows * cols).min(end);
+        let range = start..end;
         match values {
             CpuStorage::F32(values) => self.f32(&values[range]),
             CpuStorage::BF16(values) => self.bf16(&values[range]),

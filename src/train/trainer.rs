@@ -13,14 +13,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::adapter;
 use super::checkpoint::{Directory, UnknownFactors};
 use super::events::{Begin, Event, Memory, StepReport};
-use super::model::{Compute, Gradients, LossSum, Model, ModelError, Settings, StepKey, Tuning};
+use super::model::{Compute, Gradients, LoraBase, LossSum, Model, ModelError, Settings, StepKey, Tuning, Weights};
 use super::optimizer::{self, AdamW, OptimizerError};
 use super::order;
 use super::output::{Output, OutputError};
 use super::plan::shapes::parameters;
 use super::prepare::{Options, Prepared, weight};
+use super::recipe::{Frozen, Number};
 use super::render::Example;
 use super::samples::{self, SampleError};
 use super::schedule;
@@ -44,7 +46,7 @@ pub enum Outcome {
 /// Why a run ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// Its directory.
+    /// Its             self.output.save_epoch(epoch, |dir| self.write_model(dir))?;ectory.
     #[error(transparent)]
     Output(#[from] OutputError),
     /// Its state.
@@ -340,6 +342,20 @@ impl<'a> Run<'a> {
         if has_answers { Ok(()) } else { self.sample(epoch, step, &path) }
     }
 
+    /// The whole model, and LoRA's adapter.
+    fn write_model(&self, dir: &Path) -> io::Result<()> {
+        if self.options.merge {
+            self.directory.write(dir, &self.model)?;
+        }
+        if let Some(lora) = self.prepared.recipe.lora {
+            let dir = dir.join("adapter");
+            fs::create_dir(&dir)?;
+            adapter::write(&dir, &self.options.base, lora, self.model.parameters())?;
+            fs::File::open(&dir)?.sync_all()?;
+        }
+        Ok(())
+    }
+
     /// Answers of the model at `path` to the dev prompts.
     fn sample(&mut self, epoch: u32, step: u64, path: &Path) -> Result<(), TrainError> {
         let Some(sampling) = &self.options.samples else { return Ok(()) };
@@ -379,11 +395,23 @@ fn settings(prepared: &Prepared, options: &Options) -> Settings {
     Settings {
         dropout: schedule::dropout(recipe.dropout, prepared.base.checkpoint.config().num_layers),
         compute: Compute::F32,
+        weights: match recipe.weights {
+            Number::F32 => Weights::F32,
+            Number::Bf16 => Weights::Bf16,
+        },
         checkpointing: recipe.checkpointing,
         neftune: recipe.neftune.unwrap_or(0.0) as f32,
         prompt_weight: recipe.prompt_loss_weight as f32,
         threads: options.threads,
-        tuning: Tuning::Full,
+        tuning: recipe.lora.map_or(Tuning::Full, |lora| Tuning::Lora {
+            rank: lora.rank,
+            alpha: lora.alpha as f32,
+            base: match lora.base {
+                Frozen::F32 => LoraBase::F32,
+                Frozen::Q8 => LoraBase::Q8_0,
+                Frozen::Q4 => LoraBase::Q4_0,
+            },
+        }),
     }
 }
 

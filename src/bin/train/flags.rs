@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use lima::train::recipe::{Number, Preset, Schedule};
+use lima::train::recipe::{Frozen, Number, Preset, Schedule};
 use lima::train::{Choices, Options, Sampling, Template};
 
 /// A run. Flags that are not given have the recipe's values, which are LIMA's.
@@ -74,6 +74,19 @@ pub struct Run {
     #[arg(long, value_name = "N", help_heading = "Recipe")]
     seed: Option<u64>,
 
+    /// Train low-rank matrices beside every product of the layers, instead of all weights [--lr is then 1e-4]
+    #[arg(long, value_name = "RANK", help_heading = "LoRA")]
+    lora_rank: Option<usize>,
+    /// What is added is scaled by ALPHA / RANK [default: twice the rank]
+    #[arg(long, value_name = "ALPHA", requires = "lora_rank", help_heading = "LoRA")]
+    lora_alpha: Option<f64>,
+    /// How the rest is kept, which is not trained: q8_0 and q4_0 take less memory [default: f32]
+    #[arg(long, value_enum, requires = "lora_rank", help_heading = "LoRA")]
+    lora_base: Option<FrozenName>,
+    /// Whether the whole model is saved, or the adapter alone, which needs --template base
+    #[arg(long, value_enum, default_value_t = Switch::On, requires = "lora_rank", help_heading = "LoRA")]
+    merge: Switch,
+
     /// Rows to measure perplexity on after each epoch
     #[arg(long, value_name = "FILE", help_heading = "Validation")]
     val_data: Option<PathBuf>,
@@ -90,6 +103,9 @@ pub struct Run {
     #[arg(long, help_heading = "Validation")]
     no_samples: bool,
 
+    /// Format of the matrices that are trained; bf16 has no finer copy, and is rounded stochastically [default: f32]
+    #[arg(long, value_enum, help_heading = "Memory and speed")]
+    weights: Option<NumberName>,
     /// Format of AdamW's two means [default: f32]
     #[arg(long, value_enum, help_heading = "Memory and speed")]
     moments: Option<NumberName>,
@@ -135,6 +151,7 @@ impl Run {
             threads: self.threads.map(usize::from),
             save_format: self.save_dtype.map(Into::into),
             samples: (!self.no_samples).then_some(samples),
+            merge: matches!(self.merge, Switch::On),
             peak_flops: self.peak_flops,
             progress: !self.quiet,
         };
@@ -157,6 +174,10 @@ impl Run {
             neftune: self.neftune,
             clip: self.clip,
             seed: self.seed,
+            lora_rank: self.lora_rank,
+            lora_alpha: self.lora_alpha,
+            lora_base: self.lora_base.map(Into::into),
+            weights: self.weights.map(Into::into),
             moments: self.moments.map(Into::into),
             micro_batch_tokens: self.micro_batch_tokens,
             checkpointing: self.checkpointing.map(|switch| matches!(switch, Switch::On)),
@@ -225,6 +246,25 @@ impl From<NumberName> for Number {
         match name {
             NumberName::F32 => Self::F32,
             NumberName::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FrozenName {
+    F32,
+    #[value(name = "q8_0")]
+    Q8,
+    #[value(name = "q4_0")]
+    Q4,
+}
+
+impl From<FrozenName> for Frozen {
+    fn from(name: FrozenName) -> Self {
+        match name {
+            FrozenName::F32 => Self::F32,
+            FrozenName::Q8 => Self::Q8,
+            FrozenName::Q4 => Self::Q4,
         }
     }
 }

@@ -45,7 +45,7 @@ fn saved_weights_are_the_models() {
             for max_shard in [u64::MAX, 40_000] {
                 let dir = tempfile::tempdir().unwrap();
                 let directory = Directory::new(model.config(), &renderer, format).unwrap().with_max_shard(max_shard);
-                directory.write(dir.path(), model.parameters()).unwrap();
+                directory.write(dir.path(), &model).unwrap();
                 let index = dir.path().join("model.safetensors.index.json");
                 assert_eq!(index.exists(), max_shard < u64::MAX);
                 let new = tensors(dir.path());
@@ -155,4 +155,45 @@ fn transformers_reads_the_directory() {
     assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
     let rows = json(&out.join("epoch-01/config.json"))["vocab_size"].as_u64().unwrap();
     assert_eq!(said.trim(), format!("{rows} True torch.bfloat16"));
+}
+
+/// LoRA's result as a whole model is the base and the adapter beside it; the adapter is one that the server loads.
+#[test]
+fn lora_is_saved_merged_and_as_an_adapter() {
+    let bench = Bench::new(DType::F32);
+    let recipe = ["--epochs", "2", "--lora-rank", "4", "--lora-alpha", "12", "--lr", "1e-2", "--template", "base"];
+    let out = bench.trained("out", &recipe).join("epoch-02");
+    let shape = Checkpoint::open(bench.path("base")).unwrap().config().clone();
+    lima::runner::adapters::load(&out.join("adapter"), &shape, 4).unwrap();
+
+    let bytes = fs::read(out.join("adapter/adapter_model.safetensors")).unwrap();
+    let adapter = lima::model::weights::safetensors::parse(&bytes).unwrap();
+    assert_eq!(adapter.len(), 2 * 7 * 2);
+    let part = |name: String| {
+        let info = adapter[&name];
+        let numbers = bytes[info.offset..][..info.size].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        (numbers.collect::<Vec<f32>>(), info.cols)
+    };
+    let mut moved = 0;
+    for ((name, _, old), (_, _, new)) in tensors(&bench.path("base")).iter().zip(tensors(&out)) {
+        let Some(module) = name.strip_suffix("_proj.weight") else {
+            assert!(*old == new, "{name}");
+            continue;
+        };
+        let matrix = |which| part(format!("base_model.model.{module}_proj.lora_{which}.weight"));
+        let ((a, cols), (b, rank)) = (matrix("A"), matrix("B"));
+        assert_eq!(rank, 4);
+        for (i, (old, new)) in old.iter().zip(&new).enumerate() {
+            let (row, col) = (i / cols, i % cols);
+            let sum: f64 = (0..rank).map(|k| f64::from(b[row * rank + k]) * f64::from(a[k * cols + col])).sum();
+            let expected = f64::from(*old) + 12.0 / 4.0 * sum;
+            assert!((f64::from(*new) - expected).abs() < 1e-6, "{name}: {new} is not {expected}");
+            moved += usize::from(old != new);
+        }
+    }
+    assert!(moved > 1000, "{moved}");
+
+    // The adapter alone.
+    let other = bench.trained("other", &[&recipe[..], &["--merge", "off"]].concat()).join("epoch-02");
+    assert_eq!(super::tiny::files(&other), super::tiny::files(&out.join("adapter")).into_iter().map(|(name, bytes)| (format!("adapter/{name}"), bytes)).collect::<Vec<_>>());
 }

@@ -37,3 +37,15 @@ async fn with_limas_template() {
 async fn with_the_bases_template() {
     overfit(&["--template", "base"]).await;
 }
+
+/// LoRA learns as much, with the rows of the new token.
+#[tokio::test]
+async fn with_lora() {
+    overfit(&["--lora-rank", "16", "--lora-base", "q8_0"]).await;
+}
+
+/// And so do BF16 matrices without masters.
+#[tokio::test]
+async fn with_bf16_weights() {
+    overfit(&["--weights", "bf16", "--moments", "bf16"]).await;
+}

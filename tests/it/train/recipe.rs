@@ -1,7 +1,7 @@
 //! The recipe's constants, and what follows from them.
 
 use lima::train::Template;
-use lima::train::recipe::{Choices, Number, Preset, Recipe, Schedule, difference};
+use lima::train::recipe::{Choices, Frozen, Lora, Number, Preset, Recipe, Schedule, difference};
 use lima::train::schedule::{dropout, learning_rate};
 
 const SIZE_65B: u64 = 65_285_660_672;
@@ -30,6 +30,8 @@ fn defaults_are_the_papers() {
         neftune: None,
         clip: None,
         seed: 0,
+        lora: None,
+        weights: Number::F32,
         moments: Number::F32,
         micro_batch_tokens: 2048,
         checkpointing: true,
@@ -46,7 +48,7 @@ fn defaults_are_the_papers() {
     let json = serde_json::Value::Object(paper.to_json()).to_string();
     assert_eq!(
         json,
-        r#"{"recipe":"lima","template":"lima","epochs":15,"batch-size":32,"max-tokens":2048,"lr":0.00001,"lr-end":1e-6,"schedule":"linear","warmup-steps":0,"beta1":0.9,"beta2":0.95,"eps":1e-8,"weight-decay":0.1,"dropout":0.3,"prompt-loss-weight":0.0,"neftune":null,"clip":null,"seed":0,"moments":"f32","micro-batch-tokens":2048,"checkpointing":true,"val-split":0}"#
+        r#"{"recipe":"lima","template":"lima","epochs":15,"batch-size":32,"max-tokens":2048,"lr":0.00001,"lr-end":1e-6,"schedule":"linear","warmup-steps":0,"beta1":0.9,"beta2":0.95,"eps":1e-8,"weight-decay":0.1,"dropout":0.3,"prompt-loss-weight":0.0,"neftune":null,"clip":null,"seed":0,"lora":null,"weights":"f32","moments":"f32","micro-batch-tokens":2048,"checkpointing":true,"val-split":0}"#
     );
     assert_eq!(serde_json::from_str::<Recipe>(&json).unwrap(), paper);
 }
@@ -69,6 +71,20 @@ fn choices_stand() {
         ..none.clone()
     });
     assert_eq!((own.batch_size, own.dropout, own.neftune, own.clip), (7, 0.0, Some(5.0), Some(1.0)));
+    // LoRA has rates of its own.
+    let lora = resolve(Choices { lora_rank: Some(16), ..none.clone() });
+    assert_eq!((lora.lr, lora.lr_end), (1e-4, 1e-5));
+    assert_eq!(lora.lora, Some(Lora { rank: 16, alpha: 32.0, base: Frozen::F32 }));
+    let lora = resolve(Choices {
+        lora_rank: Some(8),
+        lora_alpha: Some(4.0),
+        lora_base: Some(Frozen::Q4),
+        lr: Some(2e-4),
+        ..none.clone()
+    });
+    assert_eq!((lora.lr, lora.lr_end), (2e-4, 2e-5));
+    let json = serde_json::to_string(&lora.lora).unwrap();
+    assert_eq!(json, r#"{"rank":8,"alpha":4.0,"base":"q4_0"}"#);
     // Off is off, however it is said.
     assert_eq!(resolve(Choices { neftune: Some(0.0), ..none }).neftune, None);
 }
@@ -94,6 +110,15 @@ fn impossible_constants_are_refused() {
         (Choices { prompt_loss_weight: Some(1.5), ..none() }, "--prompt-loss-weight is 1.5, must be from 0 to 1"),
         (Choices { neftune: Some(-5.0), ..none() }, "--neftune is -5, must be 0 or more"),
         (Choices { clip: Some(0.0), ..none() }, "--clip is 0, must be above 0"),
+        (Choices { lora_rank: Some(0), ..none() }, "--lora-rank is 0, must be at least 1"),
+        (
+            Choices { lora_rank: Some(1), lora_alpha: Some(0.0), ..none() },
+            "--lora-alpha is 0, must be above 0",
+        ),
+        (
+            Choices { lora_rank: Some(1), weights: Some(Number::Bf16), ..none() },
+            "--weights is bf16, must be f32 with --lora-rank",
+        ),
     ] {
         assert_eq!(choices.resolve(SIZE_135M).unwrap_err().to_string(), expected);
     }

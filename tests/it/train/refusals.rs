@@ -82,6 +82,11 @@ fn wrong_runs_are_refused_before_anything_is_written() {
         ("--lr nan", "--lr is NaN, must be above 0"),
         ("--batch-size -1", "unexpected argument '-1' found"),
         ("--epochs many", "invalid value 'many' for '--epochs <N>'"),
+        ("--lora-alpha 3", "the following required arguments were not provided: --lora-rank <RANK>"),
+        ("--lora-rank 0", "--lora-rank is 0, must be at least 1"),
+        ("--lora-rank 4 --merge off", "--merge off needs --template base"),
+        ("--lora-rank 4 --merge off --template base", "--merge off needs --no-samples"),
+        ("--lora-rank 4 --weights bf16", "--weights is bf16, must be f32 with --lora-rank"),
         ("--threads 0", "invalid value '0' for '--threads <N>'"),
         ("--template chatml", "invalid value 'chatml' for '--template <TEMPLATE>'"),
         ("--no-such-flag", "unexpected argument '--no-such-flag' found"),
@@ -100,7 +105,7 @@ fn wrong_runs_are_refused_before_anything_is_written() {
         arguments.extend(more.split(' '));
         let (status, said) = refused(&bench, &arguments);
         let lines = said.lines().count();
-        let usage = more.starts_with("--no-such") || expected.starts_with("invalid") || expected.starts_with("unexpected");
+        let usage = more.starts_with("--no-such") || expected.starts_with("invalid") || expected.starts_with("the following") || expected.starts_with("unexpected");
         let expected_status = if usage { 2 } else { 1 };
         if !(said.starts_with("train: ") && said.contains(expected) && lines == 1) || status != Some(expected_status) {
             wrong.push(format!("{more}: {status:?} {said:?}"));
