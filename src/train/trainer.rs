@@ -330,8 +330,7 @@ impl<'a> Run<'a> {
         let path = self.output.epoch(epoch);
         let (is_told, has_answers) = told(&self.options.out, step);
         if !path.exists() {
-            let (directory, parameters) = (&self.directory, self.model.parameters());
-            self.output.save_epoch(epoch, |dir| directory.write(dir, parameters))?;
+            self.output.save_epoch(epoch, |dir| self.write_model(dir))?;
         }
         if !is_told {
             self.watchers.tell(&Event::Checkpoint { epoch, step, path: &path })?;
