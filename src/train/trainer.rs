@@ -46,7 +46,7 @@ pub enum Outcome {
 /// Why a run ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// Its             self.output.save_epoch(epoch, |dir| self.write_model(dir))?;ectory.
+    /// Its directory.
     #[error(transparent)]
     Output(#[from] OutputError),
     /// Its state.
