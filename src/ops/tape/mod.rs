@@ -26,7 +26,7 @@ use self::backward::Node;
 use self::memory::{Block, Memory};
 use super::cpu::level::Level;
 use super::cpu::pool::Pool;
-use super::dense::Dense;
+use super::dense::{Dense, Operands};
 use super::noise::{Noise, Token};
 use super::parameter::Gradients;
 use crate::model::config::LlamaConfig;
@@ -79,14 +79,14 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// For a model of this shape, whose weights are kept like this.
-    pub fn new(config: &LlamaConfig, kept: Keep, level: Level, threads: usize) -> Self {
+    /// For a model of this shape, whose weights are kept and multiplied like this.
+    pub fn new(config: &LlamaConfig, kept: Keep, operands: Operands, level: Level, threads: usize) -> Self {
         let pool = Pool::new(threads);
         Self {
             config: config.clone(),
             inverse_frequencies: inverse_frequencies(config),
             level,
-            dense: Dense::new(level, pool.size()),
+            dense: Dense::new(level, operands, pool.size()),
             attention: (0..pool.size()).map(|_| Scratch::new(level)).collect(),
             pool,
             memory: Memory::default(),

@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use lima::model::llama::Llama;
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::level::Level;
+use lima::ops::dense::Operands;
 use lima::ops::noise::{Noise, Place, Token};
 use lima::ops::tape::{Keep, Tape};
 use lima::ops::{Batch, Span};
@@ -128,7 +129,7 @@ fn logits_are_pytorchs() {
     let golden = Golden::read();
     let checkpoint = checkpoint(&golden.model);
     let config = checkpoint.config();
-    let mut ops = Tape::new(config, Keep::F32, Level::best(), 2);
+    let mut ops = Tape::new(config, Keep::F32, Operands::F32, Level::best(), 2);
     let llama = Llama::load(&mut ops, &checkpoint, config, |_| ()).unwrap();
     let tokens = &golden.examples[0].ids;
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
