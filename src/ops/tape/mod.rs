@@ -32,6 +32,7 @@ use super::parameter::Gradients;
 use crate::model::config::LlamaConfig;
 use crate::model::rope::inverse_frequencies;
 
+pub use self::backward::Gradient;
 pub use self::loss::{Loss, Targets};
 pub use self::weights::{Keep, Linear, Norm};
 
