@@ -79,7 +79,7 @@ def main():
         step = loss_of(model, rows)
         step.backward()
         optimizer.step()
-        losses.append(float(step))
+        losses.append(step.item())
     assert losses[-1] < losses[0], "the model learns"
 
     save_file(gradients, OUT / "gradients.safetensors")
@@ -92,7 +92,7 @@ def main():
         },
         "model": "gqa",
         "optimizer": {**OPTIMIZER, "learning_rates": LEARNING_RATES},
-        "loss": float(loss),
+        "loss": loss.item(),
         "losses": losses,
         "examples": rows,
         "logits": [[round(float(v), 6) for v in row] for row in logits],

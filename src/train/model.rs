@@ -286,9 +286,6 @@ fn check(settings: &Settings, config: &LlamaConfig) -> Result<(), ModelError> {
         let (rates, layers) = (settings.dropout.len(), config.num_layers);
         return Err(ModelError::Settings(format!("{rates} rates of dropout for {layers} layers")));
     }
-    if settings.compute == Compute::Bf16 {
-        return Err(ModelError::Settings("products are computed in F32 on the CPU".into()));
-    }
     match settings.tuning {
         Tuning::Lora { rank: 0, .. } => return Err(ModelError::Settings("a rank of LoRA must be at least 1".into())),
         Tuning::Lora { alpha, .. } if !alpha.is_finite() => {

@@ -45,7 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const CRATES: &[(&[&str], &[&str])] = &[
     (
         &["candle_core", "candle_nn", "candle_transformers"],
-        &["ops/graph/", "ops/mod.rs", "ops/parameter.rs", "ops/quant/tests.rs", "train/"],
+        &["ops/graph/", "ops/mod.rs", "ops/parameter.rs", "ops/quant/tests.rs", "ops/tape/", "train/"],
     ),
     (&["axum", "tower_http", "prometheus"], &["http/"]),
     (&["tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),

@@ -15,7 +15,7 @@ mod tests;
 use std::sync::atomic::AtomicUsize;
 
 use self::kernel::block;
-use self::pack::{pack_left, pack_right};
+use self::pack::{pack_left, pack_right, round};
 use crate::ops::cpu::buffer::Buffer;
 use crate::ops::cpu::level::Level;
 use crate::ops::cpu::pool::Pool;
@@ -154,19 +154,29 @@ fn depth(k: usize) -> usize {
     k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1)
 }
 
+/// What the numbers of both matrices are when they are multiplied; sums are F32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operands {
+    /// As they are.
+    F32,
+    /// Rounded to BF16, to nearest even.
+    Bf16,
+}
+
 /// Memory for products by a pool's workers.
 pub struct Dense {
     level: Level,
+    operands: Operands,
     right: Buffer<f32>,
     left: Vec<Buffer<f32>>,
 }
 
 impl Dense {
     /// For a pool of `workers`.
-    pub fn new(level: Level, workers: usize) -> Self {
+    pub fn new(level: Level, operands: Operands, workers: usize) -> Self {
         let (tile_rows, _) = tile(level);
         let left = (0..workers).map(|_| Buffer::zeroed(BLOCK.max(tile_rows * DEPTH))).collect();
-        Self { level, right: Buffer::zeroed(DEPTH * COLUMNS), left }
+        Self { level, operands, right: Buffer::zeroed(DEPTH * COLUMNS), left }
     }
 
     /// `out = a · b`, or `out += a · b`. `a: [m, k]`, `b: [k, n]`, `out: [m, n]`.
@@ -185,6 +195,7 @@ impl Dense {
         }
         let (level, (tile_rows, tile_cols), deep) = (self.level, tile(self.level), depth(k));
         let rows = rows_at_once(level, m, deep, pool.size());
+        let rounded = self.operands == Operands::Bf16;
         let blocks = m.div_ceil(rows);
         let steps = k.div_ceil(deep) * n.div_ceil(COLUMNS);
         let counters: Vec<AtomicUsize> = (0..2 * steps).map(|_| AtomicUsize::new(0)).collect();
@@ -205,7 +216,12 @@ impl Dense {
                         let first = panel * tile_cols;
                         let to = right.at.wrapping_add(panel * tile_cols * deep);
                         // SAFETY: the panel is inside `b` and the buffer, and this worker's alone.
-                        unsafe { pack_right(level, b.from(from, col + first), deep, tile_cols.min(cols - first), to) };
+                        unsafe {
+                            pack_right(level, b.from(from, col + first), deep, tile_cols.min(cols - first), to);
+                            if rounded {
+                                round(level, to, tile_cols * deep);
+                            }
+                        }
                     });
                     worker.barrier();
                     // Small blocks are cut along the columns too, so that all workers get some.
@@ -216,7 +232,12 @@ impl Dense {
                         let count = rows.min(m - row);
                         if packed.replace(row) != Some(row) {
                             // SAFETY: the rows are inside `a`; the buffer is this worker's.
-                            unsafe { pack_left(level, a.from(row, from), count, deep, mine) };
+                            unsafe {
+                                pack_left(level, a.from(row, from), count, deep, mine);
+                                if rounded {
+                                    round(level, mine, count.next_multiple_of(tile_rows) * deep);
+                                }
+                            }
                         }
                         let (first, last) = (split * panels / splits, (split + 1) * panels / splits);
                         let cols = (last * tile_cols).min(cols) - first * tile_cols;
@@ -229,7 +250,6 @@ impl Dense {
                     worker.barrier();
                 }
             }
-            let _ = tile_rows;
         });
     }
 }

@@ -11,6 +11,21 @@ multiversion! {
     /// Rows `0..deep`, columns `0..cols` of `from`, at most a tile's, into a panel: number `(k, c)` at
     /// `k · width + c`, zeros right of the last column.
     pub(super) unsafe fn pack_right = pack_right_on(from: View, deep: usize, cols: usize, to: *mut f32);
+    /// Rounds `n` numbers to BF16, to nearest even, in place.
+    pub(super) unsafe fn round = round_on(numbers: *mut f32, n: usize);
+}
+
+#[inline(always)]
+unsafe fn round_on<S: Simd>(numbers: *mut f32, n: usize) {
+    let mut bits = [0u16; 16];
+    let whole = n / 16 * 16;
+    for i in (0..whole).step_by(16) {
+        S::store_bf16(bits.as_mut_ptr(), S::load(numbers.add(i)));
+        S::store(numbers.add(i), S::load_bf16(bits.as_ptr()));
+    }
+    for i in whole..n {
+        *numbers.add(i) = half::bf16::from_f32(*numbers.add(i)).to_f32();
+    }
 }
 
 #[inline(always)]

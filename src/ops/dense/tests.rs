@@ -26,7 +26,7 @@ fn products_equal_plain_arithmetic_in_every_arrangement() {
         let mut first: Option<Vec<u32>> = None;
         for level in Level::available() {
             for threads in [1, 2, 3] {
-                let (mut pool, mut dense) = (Pool::new(threads), Dense::new(level, threads));
+                let (mut pool, mut dense) = (Pool::new(threads), Dense::new(level, Operands::F32, threads));
                 for left in [Matrix::new(&a, m, k), Matrix::new(&at, k, m).t()] {
                     for right in [Matrix::new(&b, k, n), Matrix::new(&bt, n, k).t()] {
                         // Rows wider than the result: what is between must stay.
@@ -62,7 +62,7 @@ fn products_equal_plain_arithmetic_in_every_arrangement() {
 
 #[test]
 fn nothing_to_sum_is_zero() {
-    let (mut pool, mut dense) = (Pool::new(2), Dense::new(Level::best(), 2));
+    let (mut pool, mut dense) = (Pool::new(2), Dense::new(Level::best(), Operands::F32, 2));
     let mut out = vec![1.0; 6];
     dense.product(
         &mut pool,
@@ -80,4 +80,28 @@ fn nothing_to_sum_is_zero() {
         Store::Set,
     );
     assert_eq!(out, [0.0; 6]);
+}
+
+#[test]
+fn operands_are_rounded_and_sums_are_not() {
+    let (m, k, n) = (29, 700, 45);
+    let (a, b) = (numbers(1, m * k), numbers(2, k * n));
+    let rounded = |x: &[f32]| x.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
+    for level in Level::available() {
+        let mut pool = Pool::new(2);
+        let mut of = |operands, a: &[f32], b: &[f32]| {
+            let mut out = vec![0.0; m * n];
+            let to = MatrixMut::new(&mut out, m, n);
+            Dense::new(level, operands, 2).product(
+                &mut pool,
+                Matrix::new(a, m, k),
+                Matrix::new(b, k, n),
+                to,
+                Store::Set,
+            );
+            out
+        };
+        assert_eq!(of(Operands::Bf16, &a, &b), of(Operands::F32, &rounded(&a), &rounded(&b)), "{level}");
+        assert_ne!(of(Operands::Bf16, &a, &b), of(Operands::F32, &a, &b), "{level}");
+    }
 }

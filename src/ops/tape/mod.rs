@@ -26,12 +26,13 @@ use self::backward::Node;
 use self::memory::{Block, Memory};
 use super::cpu::level::Level;
 use super::cpu::pool::Pool;
-use super::dense::Dense;
+use super::dense::{Dense, Operands};
 use super::noise::{Noise, Token};
 use super::parameter::Gradients;
 use crate::model::config::LlamaConfig;
 use crate::model::rope::inverse_frequencies;
 
+pub use self::backward::Gradient;
 pub use self::loss::{Loss, Targets};
 pub use self::weights::{Keep, Linear, Norm};
 
@@ -79,14 +80,14 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// For a model of this shape, whose weights are kept like this.
-    pub fn new(config: &LlamaConfig, kept: Keep, level: Level, threads: usize) -> Self {
+    /// For a model of this shape, whose weights are kept and multiplied like this.
+    pub fn new(config: &LlamaConfig, kept: Keep, operands: Operands, level: Level, threads: usize) -> Self {
         let pool = Pool::new(threads);
         Self {
             config: config.clone(),
             inverse_frequencies: inverse_frequencies(config),
             level,
-            dense: Dense::new(level, pool.size()),
+            dense: Dense::new(level, operands, pool.size()),
             attention: (0..pool.size()).map(|_| Scratch::new(level)).collect(),
             pool,
             memory: Memory::default(),

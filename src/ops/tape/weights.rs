@@ -39,6 +39,8 @@ pub enum Keep {
 pub(super) enum Numbers {
     /// F32, or BF16.
     Var(Var),
+    /// F32.
+    Plain(Vec<f32>),
     /// Rows as the format has them.
     Constant(DType, Vec<u8>),
 }
@@ -70,7 +72,10 @@ impl Weight {
             let what = format!("rows of {cols} numbers are not whole blocks of {dtype}");
             return Err(OpsError::Unsupported(what));
         };
-        let numbers = Numbers::Constant(dtype, vec![0; rows * bytes]);
+        let numbers = match dtype {
+            DType::F32 => Numbers::Plain(vec![0.0; rows * cols]),
+            _ => Numbers::Constant(dtype, vec![0; rows * bytes]),
+        };
         Ok(Self { numbers, rows, cols, gradient: None, pairs: Vec::new(), replaced: None })
     }
 
@@ -99,6 +104,10 @@ impl Weight {
                 let rows = out.chunks_exact_mut(cols).skip(first).take(count).enumerate();
                 rows.for_each(|(i, out)| row(i, out));
             })?,
+            Numbers::Plain(out) => {
+                let rows = out.chunks_exact_mut(cols).skip(first).take(count).enumerate();
+                rows.for_each(|(i, out)| row(i, out));
+            }
             Numbers::Constant(dtype, bytes) => {
                 let mut spare = vec![0.0; cols];
                 let width = dtype.row_bytes(cols).unwrap_or(0).max(1);
@@ -122,6 +131,7 @@ impl Weight {
             Numbers::Var(var) => {
                 read(var.as_tensor(), |from| spare.copy_from_slice(&from[i * self.cols..][..self.cols]))?;
             }
+            Numbers::Plain(from) => spare.copy_from_slice(&from[i * self.cols..][..self.cols]),
             Numbers::Constant(dtype, bytes) => {
                 let width = dtype.row_bytes(self.cols).unwrap_or(0);
                 dequantize_row(*dtype, &bytes[i * width..][..width], &mut spare);
@@ -157,6 +167,7 @@ impl Weight {
                 });
             })?,
             Numbers::Var(var) => read(var.as_tensor(), |from| f(pool, 0..rows, &from[..rows * cols]))?,
+            Numbers::Plain(from) => f(pool, 0..rows, &from[..rows * cols]),
             Numbers::Constant(dtype, bytes) => {
                 let width = dtype.row_bytes(cols).unwrap_or(0);
                 pieces(pool, &|i, out| dequantize_row(*dtype, &bytes[i * width..][..width], out));
@@ -214,6 +225,7 @@ impl Tape {
         let mean: Vec<f32> = mean.iter().map(|m| (m / new.max(1) as f64) as f32).collect();
         let mut weight = match &old.numbers {
             Numbers::Var(var) => Weight::variable(rows, cols, false, var.dtype())?,
+            Numbers::Plain(_) => Weight::constant(DType::F32, rows, cols)?,
             Numbers::Constant(dtype, _) => Weight::constant(*dtype, rows, cols)?,
         };
         for i in 0..old.rows {

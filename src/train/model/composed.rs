@@ -89,7 +89,7 @@ impl Composed {
 
     /// Weight · negative log-likelihood of each target.
     fn nll(&mut self, packed: &Packed) -> Result<Tensor, ModelError> {
-        let logits = self.llama.forward(&mut self.ops, &packed.batch())?.narrow(1, 0, self.tokens)?;
+        let logits = self.llama.forward(&mut self.ops, &packed.batch())?.narrow(1, 0, self.tokens)?.contiguous()?;
         let max = logits.detach().max_keepdim(D::Minus1)?;
         let total = (logits.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?.log()? + max)?;
         let targets = Tensor::new(packed.targets.as_slice(), &Device::Cpu)?.unsqueeze(1)?;

@@ -4,11 +4,12 @@ use candle_core::{Device, Tensor, Var};
 
 use super::pack::Packed;
 use super::vocabulary::Vocabulary;
-use super::{Gradients, LoraBase, LossSum, ModelError, Parameter, Part, Settings, Tuning, Weights, parts};
+use super::{Compute, Gradients, LoraBase, LossSum, ModelError, Parameter, Part, Settings, Tuning, Weights, parts};
 use crate::model::config::LlamaConfig;
 use crate::model::llama::Llama;
 use crate::model::weights::Checkpoint;
 use crate::ops::cpu::level::Level;
+use crate::ops::dense::Operands;
 use crate::ops::noise::Noise;
 use crate::ops::quant::DType;
 use crate::ops::tape::{Gradient, Keep, Loss, Tape, Targets, X};
@@ -42,7 +43,11 @@ impl Fused {
             (Tuning::Lora { base: LoraBase::Q8_0, .. }, _) => Keep::Frozen(DType::Q8_0),
             (Tuning::Lora { base: LoraBase::Q4_0, .. }, _) => Keep::Frozen(DType::Q4_0),
         };
-        let mut ops = Tape::new(config, kept, level, settings.threads.unwrap_or_else(processors));
+        let operands = match settings.compute {
+            Compute::F32 => Operands::F32,
+            Compute::Bf16 => Operands::Bf16,
+        };
+        let mut ops = Tape::new(config, kept, operands, level, settings.threads.unwrap_or_else(processors));
         let mut llama = Llama::load(&mut ops, checkpoint, config, |_| ())?;
         let stacks = parts(config);
         let mut names: Vec<Vec<Part>> = if settings.tuning == Tuning::Full { stacks.clone() } else { Vec::new() };

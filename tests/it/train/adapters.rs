@@ -3,7 +3,7 @@
 use lima::model::weights::Checkpoint;
 use lima::ops::parameter::{edit, edit_bf16};
 use lima::ops::philox::uniform;
-use lima::train::model::{LoraBase, Settings, StepKey, Tuning, Weights};
+use lima::train::model::{Compute, LoraBase, Settings, StepKey, Tuning, Weights};
 use lima::train::{Example, Gradients, Model};
 
 use crate::support::goldens;
@@ -118,13 +118,14 @@ fn a_merged_adapter_is_the_same_model() {
 
 #[test]
 fn bases_in_blocks_and_weights_in_bf16_are_near() {
-    let checkpoint = checkpoint("mqa-odd");
+    let checkpoint = checkpoint("gqa");
     let of = |settings: Settings| loss(&mut Model::new(&checkpoint, Some(60), settings).unwrap(), &examples());
     let exact = of(Settings::default());
     for (settings, tolerance) in [
         (lora(LoraBase::Q8_0), 0.02),
         (lora(LoraBase::Q4_0), 0.3),
         (Settings { weights: Weights::Bf16, ..Settings::default() }, 0.02),
+        (Settings { compute: Compute::Bf16, ..Settings::default() }, 0.02),
     ] {
         let near = of(settings.clone());
         assert!(near != exact && (near - exact).abs() < tolerance * exact, "{settings:?}: {near} for {exact}");

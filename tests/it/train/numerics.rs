@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use lima::model::llama::Llama;
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::level::Level;
+use lima::ops::dense::Operands;
 use lima::ops::noise::{Noise, Place, Token};
 use lima::ops::tape::{Keep, Tape};
 use lima::ops::{Batch, Span};
@@ -123,19 +124,43 @@ fn bits(gradients: &[Vec<f32>]) -> Vec<Vec<u32>> {
     gradients.iter().map(|g| g.iter().map(|v| v.to_bits()).collect()).collect()
 }
 
+/// Logits after each token, by the forward pass that trains.
+struct Forward {
+    ops: Tape,
+    llama: Llama<Tape>,
+}
+
+impl Forward {
+    fn open(name: &str) -> Self {
+        let checkpoint = checkpoint(name);
+        let config = checkpoint.config();
+        let mut ops = Tape::new(config, Keep::F32, Operands::F32, Level::best(), 2);
+        let llama = Llama::load(&mut ops, &checkpoint, config, |_| ()).unwrap();
+        Self { ops, llama }
+    }
+
+    fn logits(&mut self, tokens: &[u32]) -> Vec<Vec<f32>> {
+        let positions: Vec<u32> = (0..tokens.len() as u32).collect();
+        let spans = [Span { tokens: 0..tokens.len(), start: 0, blocks: 0..0, adapter: None }];
+        let batch = Batch { tokens, positions: &positions, spans: &spans, blocks: &[], outputs: &positions };
+        let logits = self.llama.forward(&mut self.ops, &batch).unwrap();
+        logits.values().chunks(logits.values().len() / tokens.len()).map(<[f32]>::to_vec).collect()
+    }
+}
+
 #[test]
 fn logits_are_pytorchs() {
     let golden = Golden::read();
-    let checkpoint = checkpoint(&golden.model);
-    let config = checkpoint.config();
-    let mut ops = Tape::new(config, Keep::F32, Level::best(), 2);
-    let llama = Llama::load(&mut ops, &checkpoint, config, |_| ()).unwrap();
-    let tokens = &golden.examples[0].ids;
-    let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-    let spans = [Span { tokens: 0..tokens.len(), start: 0, blocks: 0..0, adapter: None }];
-    let batch = Batch { tokens, positions: &positions, spans: &spans, blocks: &[], outputs: &positions };
-    let logits = llama.forward(&mut ops, &batch).unwrap();
-    assert!(relative(logits.values(), &golden.logits.concat()) < 1e-5);
+    let logits = Forward::open(&golden.model).logits(&golden.examples[0].ids);
+    assert!(relative(&logits.concat(), &golden.logits.concat()) < 1e-5);
+}
+
+#[test]
+fn the_forward_pass_that_trains_is_the_one_that_serves() {
+    for name in goldens::SMALL {
+        let mut model = Forward::open(name);
+        goldens::compare_small(name, &mut |tokens| model.logits(tokens)).assert_exact(1e-4, name);
+    }
 }
 
 #[test]
