@@ -1,6 +1,7 @@
 //! Bytes that training takes on each rank, by kind.
 
 use super::shapes::{adapters, matrices, parameters};
+use crate::engine::BLOCK_SIZE;
 use crate::model::config::LlamaConfig;
 use crate::ops::quant::DType;
 
@@ -19,7 +20,7 @@ pub enum Training {
     Lora {
         /// Of the adapters.
         rank: usize,
-        /// Of the frozen matrices. Embedding, head and norms stay in the format that is computed in.
+        /// Of the frozen matrices; on GPUs those of the layers alone, and embedding and head in BF16. Norms are not cut.
         base: DType,
     },
 }
@@ -65,6 +66,8 @@ pub struct Memory {
     pub activations: f64,
     /// Logits of a chunk of rows, and their gradient.
     pub loss: f64,
+    /// The engine that answers dev prompts, which stands beside all of it.
+    pub answers: f64,
     /// What does not depend on the model.
     pub other: f64,
 }
@@ -72,7 +75,8 @@ pub struct Memory {
 impl Memory {
     /// All of it.
     pub fn total(&self) -> f64 {
-        self.weights + self.frozen + self.gradients + self.states + self.activations + self.loss + self.other
+        let training = self.weights + self.frozen + self.gradients + self.states + self.activations + self.loss;
+        training + self.answers + self.other
     }
 }
 
@@ -116,14 +120,6 @@ impl Backend {
         match self {
             Self::Gpu => weights.min(2.0),
             Self::Cpu { .. } => weights,
-        }
-    }
-
-    /// Bytes of what stays of the base in full precision beside matrices that are quantised.
-    fn unquantised(self) -> DType {
-        match self {
-            Self::Gpu => DType::BF16,
-            Self::Cpu { .. } => DType::F32,
         }
     }
 
@@ -204,8 +200,11 @@ pub fn memory(config: &LlamaConfig, training: Training, layout: Layout, pass: Pa
             memory.states = here * (masters + 2.0 * bytes_of(moments)) / data;
         }
         Training::Lora { rank, base } => {
-            let matrices = matrices(config) as f64 / tensor;
-            memory.frozen = matrices * bytes_of(base) + (here - matrices) * bytes_of(backend.unquantised());
+            let (quantised, whole) = match backend {
+                Backend::Gpu => (matrices(config) as f64 / tensor, 2.0),
+                Backend::Cpu { .. } => (here - norms, 4.0),
+            };
+            memory.frozen = quantised * bytes_of(base) + (here - quantised) * whole;
             // The end-of-turn token's rows are trained in full beside the adapters. Small enough not to be sharded.
             let trained = (adapters(config, rank) + 2 * config.hidden_size as u64) as f64 / tensor;
             memory.weights = trained * 4.0;
@@ -214,6 +213,27 @@ pub fn memory(config: &LlamaConfig, training: Training, layout: Layout, pass: Pa
         }
     }
     memory
+}
+
+/// What the engine takes that answers dev prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// Format of the saved weights.
+    pub weights: DType,
+    /// Answers at a time.
+    pub sequences: usize,
+    /// Of the longest, with its prompt.
+    pub tokens: usize,
+}
+
+impl Answers {
+    /// Weights, the cache, and workspaces.
+    pub fn bytes(&self, config: &LlamaConfig) -> f64 {
+        let cache = if self.weights == DType::F32 { 4 } else { 2 };
+        let token = 2 * config.kv_size() * config.num_layers * cache;
+        let room = self.tokens.next_multiple_of(BLOCK_SIZE) * self.sequences * token;
+        parameters(config) as f64 * bytes_of(self.weights) + room as f64 + 32.0 * MIB
+    }
 }
 
 /// Bytes of a number.

@@ -10,7 +10,7 @@ pub mod memory;
 pub mod shapes;
 mod show;
 
-pub use memory::{Backend, Layout, Memory, Pass, Training};
+pub use memory::{Answers, Backend, Layout, Memory, Pass, Training};
 pub use shapes::{ShapeError, shape};
 
 /// What an epoch has.
@@ -141,6 +141,8 @@ pub struct Question {
     pub chosen: Option<Training>,
     /// Whether activations are recomputed.
     pub checkpointing: bool,
+    /// Answers to dev prompts after each epoch, by an engine beside the run.
+    pub answers: Option<Answers>,
     /// Where.
     pub device: Device,
     /// How fast a rank is.
@@ -237,7 +239,11 @@ fn best(question: &Question, training: Training) -> Choice {
     let time = Duration::try_from_secs_f64(flops / speed).unwrap_or(Duration::MAX);
     let choice = |layout| {
         let pass = |checkpointing| Pass { tokens: question.micro_tokens, longest: question.data.longest, checkpointing };
-        let of = |checkpointing| memory::memory(config, training, layout, pass(checkpointing), backend);
+        let answers = question.answers.map_or(0.0, |answers| answers.bytes(config));
+        let of = |checkpointing| {
+            let training = memory::memory(config, training, layout, pass(checkpointing), backend);
+            Memory { answers, ..training }
+        };
         let (memory, otherwise) = (of(question.checkpointing), of(!question.checkpointing));
         let fits = question.device.memory().is_none_or(|there| memory.total() <= there as f64);
         Choice { training, layout, memory, otherwise, fits, time }

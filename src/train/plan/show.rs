@@ -77,6 +77,7 @@ impl Plan {
             "states",
             "activations",
             "loss",
+            "answers",
             "other",
             "GB a rank",
             "fits",
@@ -85,7 +86,7 @@ impl Plan {
         ];
         let mut rows = vec![header.map(String::from)];
         rows.extend(self.choices.iter().map(|choice| self.row(choice)));
-        let mut widths = [0; 14];
+        let mut widths = [0; 15];
         for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
@@ -107,7 +108,7 @@ impl Plan {
         Ok(())
     }
 
-    fn row(&self, choice: &Choice) -> [String; 14] {
+    fn row(&self, choice: &Choice) -> [String; 15] {
         let gb = |bytes: f64| match bytes / 1e9 {
             0.0 => "–".to_owned(),
             gb if gb >= 10.0 => format!("{gb:.1}"),
@@ -121,8 +122,8 @@ impl Plan {
             (tensor, data) => format!("TP {tensor} × ZeRO-1 {data}"),
         };
         let is_it = self.recommended().is_some_and(|c| c.training == choice.training);
-        let parts = [m.weights, m.frozen, m.gradients, m.states, m.activations, m.loss, m.other, m.total()].map(gb);
-        let [weights, frozen, gradients, states, activations, loss, other, total] = parts;
+        let parts = [m.weights, m.frozen, m.gradients, m.states, m.activations, m.loss, m.answers, m.other, m.total()];
+        let [weights, frozen, gradients, states, activations, loss, answers, other, total] = parts.map(gb);
         let fits = if choice.fits { "yes" } else { "no" };
         [
             if is_it { "→" } else { " " }.into(),
@@ -134,6 +135,7 @@ impl Plan {
             states,
             activations,
             loss,
+            answers,
             other,
             total,
             fits.into(),

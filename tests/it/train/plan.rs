@@ -99,6 +99,7 @@ fn question(name: &str, count: usize) -> Question {
         rank: 16,
         chosen: None,
         checkpointing: true,
+        answers: None,
         device: Device::Gpus { count, memory: 80 * GIB },
         rate: Rate::h100(),
     }
