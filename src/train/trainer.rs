@@ -112,7 +112,7 @@ pub enum TrainError {
 /// models stay as they are.
 pub fn train(prepared: &Prepared, options: &Options, stop: &AtomicBool) -> Result<Outcome, TrainError> {
     let mut run = Run::begin(prepared, options)?;
-    let outcome = run.to_end(stop).map_err(|error| run.during(error))?;
+    let outcome = run.go_on(stop).map_err(|error| run.during(error))?;
     let (step, total) = (run.optimizer.steps(), run.steps);
     let epochs = prepared.recipe.epochs;
     let reason = match outcome {
@@ -204,7 +204,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn to_end(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+    fn go_on(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
         let recipe = &self.prepared.recipe;
         match self.optimizer.steps() {
             0 => self.before_training()?,
