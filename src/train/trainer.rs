@@ -29,7 +29,8 @@ use super::schedule;
 use super::state::{self, State, StateError};
 use super::watch::metrics::{self, Line};
 use super::watch::{self, Watchers};
-use crate::model::weights::Source;
+use crate::model::weights::{Checkpoint, LoadError, Source};
+use crate::ops::quant::is_finite;
 
 /// How a run ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,9 @@ pub enum TrainError {
     /// A base whose result cannot be described.
     #[error(transparent)]
     Config(#[from] UnknownFactors),
+    /// A base with numbers that are not finite.
+    #[error(transparent)]
+    Base(#[from] LoadError),
     /// Forward or backward.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -156,6 +160,7 @@ impl<'a> Run<'a> {
         }
         let base = &prepared.base;
         // Told before hours are spent.
+        check_numbers(&base.checkpoint)?;
         Directory::new(base.checkpoint.config(), &prepared.renderer, prepared.save_format)?;
         let model = Model::load(base, prepared.renderer.new_token(), settings(prepared, options))?;
         let directory = Directory::new(model.config(), &prepared.renderer, prepared.save_format)?;
@@ -412,6 +417,18 @@ fn settings(prepared: &Prepared, options: &Options) -> Settings {
             },
         }),
     }
+}
+
+/// Refuses weights that are NaN or infinite, those that no data would reach included.
+fn check_numbers(checkpoint: &Checkpoint) -> Result<(), LoadError> {
+    for name in checkpoint.names() {
+        let view = checkpoint.tensor(name)?;
+        if let Some(row) = (0..view.rows).find(|&row| !is_finite(view.dtype, view.row(row))) {
+            return Err(checkpoint.tensor_error(name, format!("has numbers that are not finite in row {row}")));
+        }
+        checkpoint.release(name);
+    }
+    Ok(())
 }
 
 /// Whether the model and the answers after `step` have been told already.

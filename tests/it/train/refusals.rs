@@ -76,7 +76,7 @@ fn wrong_runs_are_refused_before_anything_is_written() {
         ("--base mistral", "architectures"),
         ("--base three-layers", "three-layers/model.safetensors: "),
         ("--base no-template --template base", "the base has no chat template: use --template lima"),
-        ("--max-tokens 300", "--max-tokens is 300, and the base was made for 256 positions"),
+        ("--max-tokens 3000", "--max-tokens is 3000, and the base was made for 2048 positions"),
         ("--dropout 1", "--dropout is 1, must be from 0 to below 1"),
         ("--epochs 0", "--epochs is 0, must be at least 1"),
         ("--lr nan", "--lr is NaN, must be above 0"),
@@ -122,10 +122,11 @@ fn wrong_runs_are_refused_before_anything_is_written() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(super::tiny::files(&bench.path("")) == before, "something was written");
 
-    // Numbers of weights are looked at while they are loaded: the directory is there then, and empty of results.
+    // All weights are looked at once there is a place to train into, which is left without results.
     let (status, said) = refused(&bench, &["--base", "nan", "--data", "data.jsonl", "--out", "out", "--no-samples"]);
     assert_eq!(status, Some(1));
-    assert!(said.lines().count() == 1 && said.starts_with("train: "), "{said}");
+    let expected = "train: nan/model.safetensors: tensor \"lm_head.weight\" has numbers that are not finite in row ";
+    assert!(said.lines().count() == 1 && said.starts_with(expected), "{said}");
     assert!(super::tiny::results(&bench.path("out")).is_empty());
 }
 

@@ -27,14 +27,16 @@ pub fn base(dir: &Path, dtype: DType) -> PathBuf {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
         "vocab_size": vocab.tokens.len() + 3, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
-        "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2
+        "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2
     });
     fs::write(dir.join("config.json"), json.to_string()).unwrap();
     let config = LlamaConfig::from_hf(json.as_object().unwrap()).unwrap();
     let mut tensors = writer::tensors(&config);
     for (name, [_, cols], values) in &mut tensors {
         let is_norm = name.ends_with("norm.weight");
-        let scale = if is_norm { 0.1 } else { 3.0 / (*cols as f32).sqrt() };
+        // A head that can be certain: what adapters train cannot make logits larger than frozen rows allow.
+        let spread = if name == "lm_head.weight" { 9.0 } else { 3.0 };
+        let scale = if is_norm { 0.1 } else { spread / (*cols as f32).sqrt() };
         values.iter_mut().for_each(|v| *v = *v * scale + f32::from(u8::from(is_norm)));
     }
     fs::write(dir.join("model.safetensors"), writer::safetensors(dtype, &tensors)).unwrap();
