@@ -192,7 +192,7 @@ pub fn answer(path: &Path, prompts: &[String], settings: &Settings) -> Result<Ve
     }
     let text = |ids: &[TokenId]| {
         let mut stream = TextStream::new(renderer.tokenizer().clone(), true, Vec::new());
-        let mut text: String = ids.iter().map(|id| stream.push(*id).text).collect();
+        let text: String = ids.iter().map(|id| stream.push(*id).text).collect();
         text + &stream.finish().text
     };
     let answers = prompts.iter().zip(&tokens).zip(ended).map(|((prompt, ids), ended)| {

@@ -230,7 +230,7 @@ fn work(question: &Question, trained: u64) -> (f64, f64) {
 fn best(question: &Question, training: Training) -> Choice {
     let (config, backend) = (&question.config, question.device.backend());
     let trained = match training {
-        Training::Full { .. } =>| Training::Bf16 => shapes::parameters(config),
+        Training::Full { .. } => shapes::parameters(config),
         Training::Lora { rank, .. } => shapes::adapters(config, rank),
     };
     let (model, recomputed) = work(question, trained);
