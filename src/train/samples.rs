@@ -26,7 +26,7 @@ const OWN: &str = include_str!("../../data/dev_prompts.jsonl");
 const MAX_PROMPTS: usize = 1000;
 
 /// Answers that are generated side by side.
-const MAX_SEQS: usize = 16;
+pub const MAX_SEQS: usize = 16;
 
 /// A file of dev prompts that cannot be used.
 #[derive(Debug, thiserror::Error)]
