@@ -3,7 +3,7 @@
 mod composed;
 mod fused;
 mod pack;
-mod vocabulary;
+pub(super) mod vocabulary;
 
 use candle_core::Tensor;
 

@@ -26,7 +26,7 @@ const OWN: &str = include_str!("../../data/dev_prompts.jsonl");
 const MAX_PROMPTS: usize = 1000;
 
 /// Answers that are generated side by side.
-const MAX_SEQS: usize = 16;
+pub const MAX_SEQS: usize = 16;
 
 /// A file of dev prompts that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +192,7 @@ pub fn answer(path: &Path, prompts: &[String], settings: &Settings) -> Result<Ve
     }
     let text = |ids: &[TokenId]| {
         let mut stream = TextStream::new(renderer.tokenizer().clone(), true, Vec::new());
-        let mut text: String = ids.iter().map(|id| stream.push(*id).text).collect();
+        let text: String = ids.iter().map(|id| stream.push(*id).text).collect();
         text + &stream.finish().text
     };
     let answers = prompts.iter().zip(&tokens).zip(ended).map(|((prompt, ids), ended)| {

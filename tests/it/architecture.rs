@@ -37,7 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
     // answers of saved models, without HTTP. Nothing but its binary uses it.
     ("train", &["engine", "hub", "model", "ops", "runner", "text"]),
-    ("bin", &["train"]),
+    ("bin", &["config::ByteSize", "train"]),
     ("lib", &[]),
 ];
 

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use super::dry::{Dry, plan_model, plan_run};
 use lima::train::recipe::{Frozen, Number, Preset, Schedule};
+use lima::train::plan::Plan;
 use lima::train::{Choices, Options, Sampling, Template};
 
 /// A run. Flags that are not given have the recipe's values, which are LIMA's.
@@ -134,12 +136,33 @@ pub struct Run {
     /// Show no progress
     #[arg(long, short)]
     quiet: bool,
+
+    #[command(flatten)]
+    pub dry: Dry,
 }
 
 impl Run {
+    /// What `--dry-run` prints.
+    pub fn plan(self) -> anyhow::Result<Plan> {
+        let ask = self.dry.ask(self.peak_flops, self.threads.map(usize::from));
+        match (&self.base, &self.data) {
+            (Some(_), Some(_)) => {
+                // Nothing is written, so there need be no directory.
+                let out = self.out.clone().or_else(|| Some(PathBuf::new()));
+                let (options, choices) = Self { out, ..self }.take()?;
+                plan_run(&options, &choices, &ask)
+            }
+            _ => {
+                let (base, shape) = (self.base.clone(), self.dry.shape.clone());
+                plan_model(base.as_deref(), shape.as_deref(), &self.choices(), &ask)
+            }
+        }
+    }
+
     /// Options and choices; an error names a flag that is missing.
     pub fn take(self) -> anyhow::Result<(Options, Choices)> {
         let needed = |flag: &str| anyhow::anyhow!("--{flag} is needed; --help shows all flags");
+        let choices = self.choices();
         let samples = Sampling { prompts: self.dev_prompts, max_tokens: self.sample_tokens.max(1) };
         let options = Options {
             base: self.base.ok_or_else(|| needed("base"))?,
@@ -155,7 +178,11 @@ impl Run {
             peak_flops: self.peak_flops,
             progress: !self.quiet,
         };
-        let choices = Choices {
+        Ok((options, choices))
+    }
+
+    fn choices(&self) -> Choices {
+        Choices {
             recipe: self.recipe.map(Into::into),
             template: self.template.map(Into::into),
             epochs: self.epochs,
@@ -182,8 +209,7 @@ impl Run {
             micro_batch_tokens: self.micro_batch_tokens,
             checkpointing: self.checkpointing.map(|switch| matches!(switch, Switch::On)),
             val_split: self.val_split,
-        };
-        Ok((options, choices))
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `train`: fine-tunes a LLaMA by LIMA's recipe, and looks at data before.
 
+mod dry;
 mod flags;
 mod inspect;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     };
     let ended = match cli.command {
         Some(Command::Inspect(options)) => inspect::inspect(&options).map(|()| ExitCode::SUCCESS),
+        None if cli.run.dry.dry_run => plan(cli.run),
         None => run(cli.run),
     };
     match ended {
@@ -62,6 +64,14 @@ fn show(prepared: &Prepared) -> std::io::Result<()> {
         writeln!(out, "{name:<20}{}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))?;
     }
     out.flush()
+}
+
+fn plan(flags: flags::Run) -> anyhow::Result<ExitCode> {
+    let plan = flags.plan()?;
+    let mut out = std::io::stdout().lock();
+    write!(out, "{plan}")?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run(flags: flags::Run) -> anyhow::Result<ExitCode> {

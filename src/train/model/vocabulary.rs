@@ -7,7 +7,7 @@ const MULTIPLE: usize = 64;
 
 /// The vocabulary of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Vocabulary {
+pub(in crate::train) struct Vocabulary {
     /// Rows of the matrices.
     pub rows: usize,
     /// Logits from here on are padding's, and masked.

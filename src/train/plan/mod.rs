@@ -6,6 +6,7 @@ use super::watch::flops::{ModelFlops, Peak};
 use crate::model::config::LlamaConfig;
 use crate::ops::quant::DType;
 
+pub mod ask;
 pub mod memory;
 pub mod shapes;
 mod show;

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::engine::TokenId;
 use crate::model::config::{ConfigError, LlamaConfig};
 use crate::model::lora::Projection;
 use crate::model::weights::expected_tensors;
+use crate::train::model::vocabulary::Vocabulary;
 
 /// Why there is no shape.
 #[derive(Debug, thiserror::Error)]
@@ -82,13 +84,10 @@ pub fn shape(name: &str) -> Result<LlamaConfig, ShapeError> {
     LlamaConfig::from_hf(object).map_err(|error| ShapeError::Config { path: name.into(), error })
 }
 
-/// The shape with so many rows more in embedding and head, filled up to a multiple of 64: what a new end-of-turn token
-/// makes of it.
-pub fn with_new_tokens(mut config: LlamaConfig, new: usize) -> LlamaConfig {
-    if new > 0 {
-        config.vocab_size = (config.vocab_size + new).next_multiple_of(64);
-    }
-    config
+/// The shape of what is trained: with a row for the new end-of-turn token in embedding and head, filled up to a multiple
+/// of 64.
+pub fn with_new_token(config: LlamaConfig, new: Option<TokenId>) -> LlamaConfig {
+    LlamaConfig { vocab_size: Vocabulary::new(config.vocab_size, new).rows, ..config }
 }
 
 /// Parameters of a model, a tied head not counted.

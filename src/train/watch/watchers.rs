@@ -12,7 +12,7 @@ use super::metrics::{Line, Metrics};
 use super::progress::Progress;
 use super::tfevents::{self, Events};
 use super::units::{count, number};
-use super::{Options, about, page, replace};
+use super::{Options, page, replace};
 use crate::train::events::{Answer, Begin, Event};
 
 /// Between steps the report is written again no sooner than after this time.

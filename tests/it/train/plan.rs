@@ -2,7 +2,7 @@
 
 use lima::ops::quant::DType;
 use lima::train::plan::memory::{checkpoints, memory};
-use lima::train::plan::shapes::{adapters, matrices, parameters, shape, with_new_tokens};
+use lima::train::plan::shapes::{adapters, matrices, parameters, shape, with_new_token};
 use lima::train::plan::{Backend, Data, Device, Layout, Pass, Plan, Question, Rate, Training};
 
 const GIB: u64 = 1 << 30;
@@ -30,8 +30,8 @@ fn shapes_have_the_known_numbers_of_parameters() {
     assert_eq!(matrices(&large) / 80, 809_500_672, "809.5 million a layer");
     // Q, K, V, O of 8192 × 8192 and three of 8192 × 22016, at rank 16.
     assert_eq!(adapters(&large, 16), 80 * 16 * (4 * 16_384 + 3 * 30_208));
-    assert_eq!(with_new_tokens(large.clone(), 1).vocab_size, 32_064);
-    assert_eq!(with_new_tokens(large, 0).vocab_size, 32_000);
+    assert_eq!(with_new_token(large.clone(), Some(32_000)).vocab_size, 32_064);
+    assert_eq!(with_new_token(large, None).vocab_size, 32_000);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn memory_of_65b_by_kind() {
 fn question(name: &str, count: usize) -> Question {
     Question {
         name: name.into(),
-        config: with_new_tokens(shape(name).unwrap(), 1),
+        config: with_new_token(shape(name).unwrap(), Some(32_000)),
         new_rows: 64,
         data: Data::lima(),
         epochs: 15,
