@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::base::Base;
@@ -23,7 +24,8 @@ pub const END_OF_TURN: &str = "<|lima_eot|>";
 pub const LIMA_TEMPLATE: &str = include_str!("lima.jinja");
 
 /// How conversations are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Template {
     /// LIMA's: BOS, then each message followed by a new end-of-turn token; no role markers. A system message is put
     /// before the first of the user's, with an empty line between.

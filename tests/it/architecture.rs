@@ -34,8 +34,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The top: puts the others together. Nothing but the binary uses it.
     ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
     ("main", &["config", "serve"]),
-    // Beside the server: training, with the operations the server's model is made of. Nothing but its binary uses it.
-    ("train", &["engine::TokenId", "hub", "model", "ops", "text"]),
+    // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
+    // answers of saved models, without HTTP. Nothing but its binary uses it.
+    ("train", &["engine", "hub", "model", "ops", "runner", "text"]),
     ("bin", &["train"]),
     ("lib", &[]),
 ];
@@ -51,8 +52,8 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "sha2", "hf_hub", "ureq"], &["hub/"]),
     (&["clap"], &["config.rs", "main.rs", "bin/"]),
-    // Of tokio the engine has the channels that its readers wait on.
-    (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs"]),
+    // Of tokio the engine has the channels that its readers wait on, and training has signals.
+    (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs", "train/signals.rs"]),
 ];
 
 /// Where memory is handled by hand: kernels, and the maps of weight files.
