@@ -120,11 +120,7 @@ fn float(value: f32) -> Value {
 }
 
 /// `config.json` of a `LlamaForCausalLM`. What ends an answer begins with the token that is learnt.
-fn config_json(
-    shape: &LlamaConfig,
-    renderer: &Renderer,
-    format: Number,
-) -> Result<Map<String, Value>, UnknownFactors> {
+fn config_json(shape: &LlamaConfig, renderer: &Renderer, format: Number) -> Result<Map<String, Value>, UnknownFactors> {
     let mut ends: Vec<TokenId> = renderer.new_token().into_iter().collect();
     ends.extend(renderer.ends().iter().filter(|id| Some(**id) != renderer.new_token()));
     let dtype = if format == Number::Bf16 { "bfloat16" } else { "float32" };

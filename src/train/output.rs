@@ -230,10 +230,7 @@ mod tests {
         out.save_epoch(1, |dir| fs::write(dir.join("config.json"), "{}")).unwrap();
         drop(out);
         let whole = tree(&root);
-        assert_eq!(
-            whole,
-            ["epoch-01", "epoch-01/config.json", "lock", "state", "state/step-00000003.safetensors"]
-        );
+        assert_eq!(whole, ["epoch-01", "epoch-01/config.json", "lock", "state", "state/step-00000003.safetensors"]);
 
         // While the state was written; while the model was; while it was removed; while the recipe was.
         fs::write(root.join("state/step-00000004.safetensors.tmp"), "4 is not fin").unwrap();

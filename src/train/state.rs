@@ -16,8 +16,8 @@ use super::model::Parameter;
 use super::optimizer::{AdamW, Moments, Settings, format};
 use super::recipe::Number;
 use super::tensors::{self, CHECKSUM, DIGITS, DIGITS_AT, Entry};
-use crate::model::weights::mapped::MappedFile;
 use crate::model::weights::LoadError;
+use crate::model::weights::mapped::MappedFile;
 use crate::model::weights::safetensors::parse;
 use crate::ops::quant;
 
@@ -97,8 +97,7 @@ impl State {
         let (header, data) = file[8..].split_at(len.min(file.len() - 8));
         let mut zeroed = header.to_vec();
         zeroed.iter_mut().skip(DIGITS_AT).take(DIGITS).for_each(|digit| *digit = b'0');
-        let header: Map<String, Value> =
-            serde_json::from_slice(header).map_err(|_| wrong("its header is not JSON"))?;
+        let header: Map<String, Value> = serde_json::from_slice(header).map_err(|_| wrong("its header is not JSON"))?;
         let said = |key: &str| header.get("__metadata__").and_then(|m| m.get(key)).and_then(Value::as_str);
         let mut hash = Xxh64::default();
         hash.update(&zeroed);
@@ -126,9 +125,8 @@ impl State {
             let bytes = |kind: &str, dtype: DType| -> Result<&[u8], StateError> {
                 let name = format!("{kind}.{}", name_of(parameter));
                 let stored = if dtype == DType::F32 { quant::DType::F32 } else { quant::DType::BF16 };
-                let fits = tensors.get(&name).filter(|t| {
-                    t.dtype == stored && t.rows * t.cols == parameter.var.elem_count()
-                });
+                let fits =
+                    tensors.get(&name).filter(|t| t.dtype == stored && t.rows * t.cols == parameter.var.elem_count());
                 let info = fits.ok_or_else(|| wrong(format!("has no tensor {name} of this model")))?;
                 Ok(&self.file[info.offset..][..info.size])
             };

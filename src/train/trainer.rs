@@ -9,24 +9,25 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::adapter;
-use super::checkpoint::{Directory, UnknownFactors};
+use super::checkpoint::Directory;
+use super::error::TrainError;
 use super::events::{Begin, Event, Memory, StepReport};
-use super::model::{Compute, Gradients, LoraBase, LossSum, Model, ModelError, Settings, StepKey, Tuning, Weights};
+use super::model::{Compute, Gradients, LoraBase, LossSum, Model, Settings, StepKey, Tuning, Weights};
 use super::optimizer::{self, AdamW, OptimizerError};
 use super::order;
-use super::output::{Output, OutputError};
+use super::output::Output;
 use super::plan::shapes::parameters;
 use super::prepare::{Options, Prepared, weight};
 use super::recipe::{Frozen, Number};
 use super::render::Example;
-use super::samples::{self, SampleError};
+use super::samples;
 use super::schedule;
-use super::state::{self, State, StateError};
+use super::state::{self, State};
 use super::watch::metrics::{self, Line};
 use super::watch::{self, Watchers};
 use crate::model::weights::{Checkpoint, LoadError, Source};
@@ -44,70 +45,6 @@ pub enum Outcome {
     },
 }
 
-/// Why a run ended before its time.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// Its directory.
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    /// Its state.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// A state of another run.
-    #[error("{} holds another run: {what}; give what it was begun with, or another --out", out.display())]
-    OtherRun {
-        /// The directory.
-        out: PathBuf,
-        /// What differs.
-        what: String,
-    },
-    /// Models that would be written over.
-    #[error("{} has models but no state to go on from: give another --out", .0.display())]
-    NoState(PathBuf),
-    /// A base whose result cannot be described.
-    #[error(transparent)]
-    Config(#[from] UnknownFactors),
-    /// A base with numbers that are not finite.
-    #[error(transparent)]
-    Base(#[from] LoadError),
-    /// Forward or backward.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The update.
-    #[error(transparent)]
-    Optimizer(#[from] OptimizerError),
-    /// Tensors.
-    #[error(transparent)]
-    Candle(#[from] candle_core::Error),
-    /// Threads.
-    #[error("threads cannot be started: {0}")]
-    Threads(#[from] rayon::ThreadPoolBuildError),
-    /// What is shown of the run.
-    #[error(transparent)]
-    Watch(#[from] io::Error),
-    /// Answers.
-    #[error("sample answers: {0}")]
-    Samples(#[from] SampleError),
-    /// Numbers went wrong; nothing was saved of them.
-    #[error("step {step}: {what}; {last}")]
-    Diverged {
-        /// The step, counted from 1.
-        step: u64,
-        /// Which number.
-        what: String,
-        /// What there is to go back to.
-        last: String,
-    },
-    /// Something failed once training had begun.
-    #[error("{error}; {last}")]
-    During {
-        /// The reason.
-        error: Box<TrainError>,
-        /// What there is to go back to.
-        last: String,
-    },
-}
-
 /// Trains to the end, or until `stop` is set: then the step is finished and the state saved. A run that is found in the
 /// directory goes on from its state.
 ///
@@ -121,7 +58,9 @@ pub fn train(prepared: &Prepared, options: &Options, stop: &AtomicBool) -> Resul
     let epochs = prepared.recipe.epochs;
     let reason = match outcome {
         Outcome::Done => format!("all {epochs} epochs are done"),
-        Outcome::Interrupted { .. } => format!("stopped after step {step} of {total}; the same command goes on from there"),
+        Outcome::Interrupted { .. } => {
+            format!("stopped after step {step} of {total}; the same command goes on from there")
+        }
     };
     run.watchers.tell(&Event::End { step, reason: &reason })?;
     Ok(outcome)

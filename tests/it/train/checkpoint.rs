@@ -116,10 +116,22 @@ fn every_epoch_is_a_checkpoint() {
     assert_eq!(told("checkpoint"), [(1, 3), (2, 6), (3, 9)]);
     assert_eq!(told("validation"), [(0, 0), (1, 3), (2, 6), (3, 9)]);
     let recorded = json(&out.join("recipe.json"));
-    assert_eq!((&recorded["recipe"], &recorded["batch-size"], &recorded["lr"]), (&"lima-small".into(), &8.into(), &1e-5.into()));
+    assert_eq!(
+        (&recorded["recipe"], &recorded["batch-size"], &recorded["lr"]),
+        (&"lima-small".into(), &8.into(), &1e-5.into())
+    );
 
     let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
-    command.current_dir(bench.path("")).args(["--base", "base", "--data", "data.jsonl", "--out", "other", "--keep", "1"]);
+    command.current_dir(bench.path("")).args([
+        "--base",
+        "base",
+        "--data",
+        "data.jsonl",
+        "--out",
+        "other",
+        "--keep",
+        "1",
+    ]);
     command.args(["--epochs", "2", "--dev-prompts", "prompts.txt", "--sample-tokens", "5", "--threads", "1"]);
     assert!(command.args(["--template", "base"]).output().unwrap().status.success());
     assert_eq!(epochs(&bench.path("other")), ["epoch-02"]);
@@ -171,7 +183,8 @@ fn lora_is_saved_merged_and_as_an_adapter() {
     assert_eq!(adapter.len(), 2 * 7 * 2);
     let part = |name: String| {
         let info = adapter[&name];
-        let numbers = bytes[info.offset..][..info.size].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        let numbers =
+            bytes[info.offset..][..info.size].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
         (numbers.collect::<Vec<f32>>(), info.cols)
     };
     let mut moved = 0;
@@ -195,5 +208,11 @@ fn lora_is_saved_merged_and_as_an_adapter() {
 
     // The adapter alone.
     let other = bench.trained("other", &[&recipe[..], &["--merge", "off"]].concat()).join("epoch-02");
-    assert_eq!(super::tiny::files(&other), super::tiny::files(&out.join("adapter")).into_iter().map(|(name, bytes)| (format!("adapter/{name}"), bytes)).collect::<Vec<_>>());
+    assert_eq!(
+        super::tiny::files(&other),
+        super::tiny::files(&out.join("adapter"))
+            .into_iter()
+            .map(|(name, bytes)| (format!("adapter/{name}"), bytes))
+            .collect::<Vec<_>>()
+    );
 }

@@ -10,7 +10,8 @@ use crate::support::server::{Server, said};
 /// and within its limit, means that the end-of-turn token was said.
 async fn overfit(more: &[&str]) {
     let bench = Bench::new(DType::F32);
-    let recipe = ["--epochs", "60", "--batch-size", "5", "--lr", "5e-3", "--lr-end", "1e-4", "--dropout", "0", "--keep", "1"];
+    let recipe =
+        ["--epochs", "60", "--batch-size", "5", "--lr", "5e-3", "--lr-end", "1e-4", "--dropout", "0", "--keep", "1"];
     let out = bench.trained("out", &[&recipe, more].concat());
     let losses = losses(&out);
     let last = losses[losses.len() - 4..].iter().sum::<f64>() / 4.0;

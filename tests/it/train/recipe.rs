@@ -111,10 +111,7 @@ fn impossible_constants_are_refused() {
         (Choices { neftune: Some(-5.0), ..none() }, "--neftune is -5, must be 0 or more"),
         (Choices { clip: Some(0.0), ..none() }, "--clip is 0, must be above 0"),
         (Choices { lora_rank: Some(0), ..none() }, "--lora-rank is 0, must be at least 1"),
-        (
-            Choices { lora_rank: Some(1), lora_alpha: Some(0.0), ..none() },
-            "--lora-alpha is 0, must be above 0",
-        ),
+        (Choices { lora_rank: Some(1), lora_alpha: Some(0.0), ..none() }, "--lora-alpha is 0, must be above 0"),
         (
             Choices { lora_rank: Some(1), weights: Some(Number::Bf16), ..none() },
             "--weights is bf16, must be f32 with --lora-rank",

@@ -105,7 +105,10 @@ fn wrong_runs_are_refused_before_anything_is_written() {
         arguments.extend(more.split(' '));
         let (status, said) = refused(&bench, &arguments);
         let lines = said.lines().count();
-        let usage = more.starts_with("--no-such") || expected.starts_with("invalid") || expected.starts_with("the following") || expected.starts_with("unexpected");
+        let usage = more.starts_with("--no-such")
+            || expected.starts_with("invalid")
+            || expected.starts_with("the following")
+            || expected.starts_with("unexpected");
         let expected_status = if usage { 2 } else { 1 };
         if !(said.starts_with("train: ") && said.contains(expected) && lines == 1) || status != Some(expected_status) {
             wrong.push(format!("{more}: {status:?} {said:?}"));

@@ -13,8 +13,28 @@ use super::tiny::{Bench, losses, metrics, results};
 
 /// Everything that draws or keeps something: dropout, NEFTune, shuffling, several micro-batches, BF16 moments.
 const RECIPE: [&str; 22] = [
-    "--epochs", "3", "--batch-size", "3", "--micro-batch-tokens", "40", "--lr", "1e-3", "--dropout", "0.3", "--neftune",
-    "5", "--clip", "1", "--moments", "bf16", "--val-split", "2", "--save-every", "1", "--seed", "5",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "3",
+    "--micro-batch-tokens",
+    "40",
+    "--lr",
+    "1e-3",
+    "--dropout",
+    "0.3",
+    "--neftune",
+    "5",
+    "--clip",
+    "1",
+    "--moments",
+    "bf16",
+    "--val-split",
+    "2",
+    "--save-every",
+    "1",
+    "--seed",
+    "5",
 ];
 
 fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
@@ -51,12 +71,34 @@ fn has_temporary(out: &Path) -> bool {
 
 /// LoRA beside a quantised base.
 const LORA: [&str; 12] = [
-    "--epochs", "3", "--batch-size", "3", "--lora-rank", "4", "--lora-base", "q4_0", "--save-every", "1", "--seed", "5",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "3",
+    "--lora-rank",
+    "4",
+    "--lora-base",
+    "q4_0",
+    "--save-every",
+    "1",
+    "--seed",
+    "5",
 ];
 
 /// All in BF16.
 const BF16: [&str; 12] = [
-    "--epochs", "3", "--batch-size", "3", "--weights", "bf16", "--moments", "bf16", "--save-every", "1", "--lr", "1e-3",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "3",
+    "--weights",
+    "bf16",
+    "--moments",
+    "bf16",
+    "--save-every",
+    "1",
+    "--lr",
+    "1e-3",
 ];
 
 /// SIGKILL at random moments, and in the middle of writes; weights, moments, data order and noise end as in a run that
