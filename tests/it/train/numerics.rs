@@ -11,7 +11,9 @@ use lima::ops::noise::{Noise, Place, Token};
 use lima::ops::tape::{Keep, Tape};
 use lima::ops::{Batch, Span};
 use lima::train::model::{Settings, StepKey};
-use lima::train::{Example, Gradients, LossSum, Model};
+use lima::train::optimizer::{self, AdamW};
+use lima::train::schedule::learning_rate;
+use lima::train::{Choices, Example, Gradients, LossSum, Model};
 use serde::Deserialize;
 
 use crate::support::goldens;
@@ -195,45 +197,21 @@ fn loss_and_gradients_are_pytorchs() {
     assert!(expected.len() >= 16);
 }
 
-/// PyTorch's AdamW, word by word.
-struct Adam {
-    m: Vec<Vec<f64>>,
-    v: Vec<Vec<f64>>,
-    steps: i32,
-}
-
-impl Adam {
-    fn step(&mut self, model: &Model, gradients: &Gradients, o: &Optimizer, lr: f64) {
-        self.steps += 1;
-        let [b1, b2] = o.betas;
-        let correction = |b: f64| 1.0 - b.powi(self.steps);
-        let (c1, c2) = (correction(b1), correction(b2));
-        for (i, (parameter, gradient)) in model.parameters().iter().zip(values(gradients)).enumerate() {
-            let decay = if parameter.decay { lr * o.weight_decay } else { 0.0 };
-            lima::ops::parameter::edit(parameter.var.as_tensor(), |w| {
-                for (j, (w, g)) in w.iter_mut().zip(gradient).enumerate() {
-                    let (m, v, g) = (&mut self.m[i][j], &mut self.v[i][j], f64::from(g));
-                    *m = b1 * *m + (1.0 - b1) * g;
-                    *v = b2 * *v + (1.0 - b2) * g * g;
-                    let decayed = f64::from(*w) * (1.0 - decay);
-                    *w = (decayed - lr * (*m / c1) / ((*v / c2).sqrt() + o.eps)) as f32;
-                }
-            })
-            .unwrap();
-        }
-    }
-}
-
+/// Ten steps of the recipe's AdamW, decay and schedule.
 #[test]
 fn ten_losses_are_pytorchs() {
     let golden = Golden::read();
-    let examples = golden.examples();
+    let (examples, given) = (golden.examples(), &golden.optimizer);
+    let recipe = Choices { lr: Some(given.learning_rates[0]), ..Choices::default() }.resolve(0).unwrap();
+    assert_eq!(given.betas, [recipe.beta1, recipe.beta2]);
+    assert_eq!((given.eps, given.weight_decay), (recipe.eps, recipe.weight_decay));
     let mut model = Model::new(&checkpoint(&golden.model), None, settings()).unwrap();
     let mut gradients = Gradients::new(model.parameters()).unwrap();
-    let zeros: Vec<Vec<f64>> = values(&gradients).iter().map(|g| vec![0.0; g.len()]).collect();
-    let mut adam = Adam { m: zeros.clone(), v: zeros, steps: 0 };
+    let mut optimizer = AdamW::new(model.parameters(), optimizer::Settings::from(&recipe));
     let supervised: usize = examples.iter().map(Example::supervised_tokens).sum();
-    for (&lr, &expected) in golden.optimizer.learning_rates.iter().zip(&golden.losses) {
+    let steps = golden.losses.len() as u64;
+    assert_eq!(steps, 10);
+    for (step, (lr, &expected)) in given.learning_rates.iter().zip(&golden.losses).enumerate() {
         gradients.zero().unwrap();
         let mut loss = LossSum::default();
         for example in &examples {
@@ -241,7 +219,9 @@ fn ten_losses_are_pytorchs() {
         }
         let mean = loss.nll / loss.weight;
         assert!((mean - expected).abs() < 1e-4 * expected, "{mean} for {expected}");
-        adam.step(&model, &gradients, &golden.optimizer, lr);
+        let own = learning_rate(&recipe, step as u64, steps);
+        assert!((own - lr).abs() < 1e-12, "{own} for {lr}");
+        optimizer.step(model.parameters(), &gradients, own).unwrap();
     }
 }
 
