@@ -51,7 +51,8 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(e) => {
-            eprintln!("train: {e:#}");
+            // Errors of the library are whole sentences; their sources are in them.
+            eprintln!("train: {e}");
             ExitCode::FAILURE
         }
     }
