@@ -42,12 +42,13 @@ def first_line(command):
         return "unknown"
 
 
-def cargo_artifact(arguments, target):
-    """Builds with cargo and returns the executable of a target."""
+def cargo_artifact(arguments, target, kind=None):
+    """Builds with cargo and returns the executable of a target (of a kind, where several have the name)."""
     say(f"building {target}")
     out = run(["cargo", *arguments, "--message-format=json"], cwd=ROOT)
     found = None
     for message in map(json.loads, out.splitlines()):
-        if message.get("target", {}).get("name") == target and message.get("executable"):
+        made = message.get("target", {})
+        if made.get("name") == target and (kind is None or kind in made["kind"]) and message.get("executable"):
             found = message["executable"]
     return found or sys.exit(f"cargo built no {target}")

@@ -14,6 +14,28 @@ pub struct Llama<O: Ops> {
     head: Option<O::Linear>,
 }
 
+/// The checkpoint's tensors by what [`Llama::load`] makes of them, in its order: those of one matrix together.
+pub fn stacks(config: &LlamaConfig) -> Vec<Vec<String>> {
+    let mut stacks = vec![vec!["model.embed_tokens.weight".to_owned()]];
+    for i in 0..config.num_layers {
+        let name = |part: &str| format!("model.layers.{i}.{part}.weight");
+        let products = |part: Part| part.projections().iter().map(|p| name(p.name())).collect();
+        stacks.extend([
+            vec![name("input_layernorm")],
+            products(Part::Qkv),
+            products(Part::Output),
+            vec![name("post_attention_layernorm")],
+            products(Part::GateUp),
+            products(Part::Down),
+        ]);
+    }
+    if !config.tie_word_embeddings {
+        stacks.push(vec!["lm_head.weight".to_owned()]);
+    }
+    stacks.push(vec!["model.norm.weight".to_owned()]);
+    stacks
+}
+
 struct Layer<O: Ops> {
     attention_norm: O::Norm,
     qkv: O::Linear,
@@ -34,7 +56,7 @@ impl<O: Ops> Llama<O> {
     ) -> Result<Self, LoadError> {
         let fault = |name: &str, e: OpsError| checkpoint.tensor_error(name, format_args!("cannot be used: {e}"));
         let mut done = 0;
-        let mut linear = |ops: &mut O, names: &[String], gate_up: bool| {
+        let mut linear = |ops: &mut O, names: Vec<String>, gate_up: bool| {
             let parts = names.iter().map(|n| checkpoint.tensor(n)).collect::<Result<Vec<_>, _>>()?;
             done += parts.iter().map(|p| p.num_bytes() as u64).sum::<u64>();
             let made = if gate_up { ops.load_gate_up(&parts[0], &parts[1]) } else { ops.load_linear(&parts) };
@@ -43,30 +65,30 @@ impl<O: Ops> Llama<O> {
             progress(done);
             made.map_err(|source| fault(&names[source.part()], source))
         };
-        let norm = |ops: &mut O, name: String| {
-            ops.load_norm(&checkpoint.tensor(&name)?, config.rms_norm_eps).map_err(|source| fault(&name, source))
+        let norm = |ops: &mut O, names: Vec<String>| {
+            let name = &names[0];
+            ops.load_norm(&checkpoint.tensor(name)?, config.rms_norm_eps).map_err(|source| fault(name, source))
         };
 
-        let embed = linear(ops, &["model.embed_tokens.weight".into()], false)?;
+        let mut stacks = stacks(config).into_iter();
+        let mut next = || stacks.next().expect("a stack for each weight that is loaded");
+        let embed = linear(ops, next(), false)?;
         let mut layers = Vec::with_capacity(config.num_layers);
-        for i in 0..config.num_layers {
-            let name = |part: &str| format!("model.layers.{i}.{part}.weight");
-            let attn = |p: &str| name(&format!("self_attn.{p}_proj"));
-            let mlp = |p: &str| name(&format!("mlp.{p}_proj"));
+        for _ in 0..config.num_layers {
             layers.push(Layer {
-                attention_norm: norm(ops, name("input_layernorm"))?,
-                qkv: linear(ops, &[attn("q"), attn("k"), attn("v")], false)?,
-                output: linear(ops, &[attn("o")], false)?,
-                ffn_norm: norm(ops, name("post_attention_layernorm"))?,
-                gate_up: linear(ops, &[mlp("gate"), mlp("up")], true)?,
-                down: linear(ops, &[mlp("down")], false)?,
+                attention_norm: norm(ops, next())?,
+                qkv: linear(ops, next(), false)?,
+                output: linear(ops, next(), false)?,
+                ffn_norm: norm(ops, next())?,
+                gate_up: linear(ops, next(), true)?,
+                down: linear(ops, next(), false)?,
             });
         }
         let head = match config.tie_word_embeddings {
             true => None,
-            false => Some(linear(ops, &["lm_head.weight".into()], false)?),
+            false => Some(linear(ops, next(), false)?),
         };
-        Ok(Self { embed, layers, norm: norm(ops, "model.norm.weight".into())?, head })
+        Ok(Self { embed, layers, norm: norm(ops, next())?, head })
     }
 
     /// Logits of the batch's output rows, `[R, vocab]`; appends the batch to the cache.
@@ -77,23 +99,55 @@ impl<O: Ops> Llama<O> {
 
     /// The residual stream after the last layer, `[T, hidden]`; appends the batch to the cache.
     pub fn layers(&self, ops: &mut O, batch: &Batch<'_>) -> Result<O::X, OpsError> {
-        let mut x = ops.embed(&self.embed, batch)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let at = |part| Site { layer: i, part };
-            let h = ops.rms_norm(&x, &layer.attention_norm)?;
-            let qkv = ops.linear(at(Part::Qkv), &h, &layer.qkv, batch)?;
-            let attended = ops.attention(i, qkv, batch)?;
-            x = ops.linear_add(at(Part::Output), attended, &layer.output, x, batch)?;
-            let h = ops.rms_norm(&x, &layer.ffn_norm)?;
-            let h = ops.gate_up_silu(at(Part::GateUp), &h, &layer.gate_up, batch)?;
-            x = ops.linear_add(at(Part::Down), h, &layer.down, x, batch)?;
+        let mut x = self.embed(ops, batch)?;
+        for i in 0..self.layers.len() {
+            x = self.layer(ops, i, x, batch)?;
         }
         Ok(x)
     }
 
+    /// The residual stream before the first layer, `[T, hidden]`.
+    pub fn embed(&self, ops: &mut O, batch: &Batch<'_>) -> Result<O::X, OpsError> {
+        ops.embed(&self.embed, batch)
+    }
+
+    /// The residual stream `x` after layer `i`; appends the batch to the layer's cache.
+    pub fn layer(&self, ops: &mut O, i: usize, x: O::X, batch: &Batch<'_>) -> Result<O::X, OpsError> {
+        let layer = &self.layers[i];
+        let at = |part| Site { layer: i, part };
+        let h = ops.rms_norm(&x, &layer.attention_norm)?;
+        let qkv = ops.linear(at(Part::Qkv), &h, &layer.qkv, batch)?;
+        let attended = ops.attention(i, qkv, batch)?;
+        let x = ops.linear_add(at(Part::Output), attended, &layer.output, x, batch)?;
+        let h = ops.rms_norm(&x, &layer.ffn_norm)?;
+        let h = ops.gate_up_silu(at(Part::GateUp), &h, &layer.gate_up, batch)?;
+        ops.linear_add(at(Part::Down), h, &layer.down, x, batch)
+    }
+
+    /// How many layers there are.
+    pub fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The last norm, and the matrix that makes logits.
+    pub fn top(&self) -> (&O::Norm, &O::Linear) {
+        (&self.norm, self.head.as_ref().unwrap_or(&self.embed))
+    }
+
+    /// The embedding.
+    pub fn table(&self) -> &O::Linear {
+        &self.embed
+    }
+
+    /// The matrices with a row for each token: the embedding, and the head where it is another.
+    pub fn vocabulary_mut(&mut self) -> impl Iterator<Item = &mut O::Linear> {
+        std::iter::once(&mut self.embed).chain(self.head.as_mut())
+    }
+
     /// Logits of the batch's output rows, `[R, vocab]`, from what [`Llama::layers`] returned.
     pub fn head(&self, ops: &mut O, x: &O::X, batch: &Batch<'_>) -> Result<O::X, OpsError> {
-        ops.head(x, &self.norm, self.head.as_ref().unwrap_or(&self.embed), batch)
+        let (norm, head) = self.top();
+        ops.head(x, norm, head, batch)
     }
 
     /// Final hidden states of the batch's output rows, `[R, hidden]`, from what [`Llama::layers`] returned.

@@ -6,9 +6,13 @@
 
 pub mod adapters;
 pub mod cpu;
+pub mod dense;
 pub mod graph;
-
+pub mod noise;
+pub mod parameter;
+pub mod philox;
 pub mod quant;
+pub mod tape;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::base::Base;
@@ -23,7 +24,8 @@ pub const END_OF_TURN: &str = "<|lima_eot|>";
 pub const LIMA_TEMPLATE: &str = include_str!("lima.jinja");
 
 /// How conversations are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Template {
     /// LIMA's: BOS, then each message followed by a new end-of-turn token; no role markers. A system message is put
     /// before the first of the user's, with an empty line between.
@@ -63,6 +65,8 @@ pub struct Example {
     pub supervised: Vec<bool>,
     /// Tokens that were cut off at the end. The last turn then has no end-of-turn token; none is made up.
     pub trimmed: usize,
+    /// Its index in the data set, set by whoever makes the list of examples: noise in training is keyed by it.
+    pub row: u32,
 }
 
 impl Example {
@@ -135,7 +139,7 @@ impl Renderer {
         let trimmed = ids.len().saturating_sub(max_tokens);
         ids.truncate(max_tokens);
         supervised.truncate(max_tokens);
-        Ok(Example { ids, supervised, trimmed })
+        Ok(Example { ids, supervised, trimmed, row: 0 })
     }
 
     /// Writes `tokenizer.json` (or `tokenizer.model`), `tokenizer_config.json`, `chat_template.jinja` and

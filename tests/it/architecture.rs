@@ -34,23 +34,27 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The top: puts the others together. Nothing but the binary uses it.
     ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
     ("main", &["config", "serve"]),
-    // Beside the server: training. Nothing but its binary uses it.
-    ("train", &["engine::TokenId", "hub", "model", "text"]),
-    ("bin", &["train"]),
+    // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
+    // answers of saved models, without HTTP. Nothing but its binary uses it.
+    ("train", &["engine", "hub", "model", "ops", "runner", "text"]),
+    ("bin", &["config::ByteSize", "train"]),
     ("lib", &[]),
 ];
 
 /// Crates that belong to some modules alone.
 const CRATES: &[(&[&str], &[&str])] = &[
-    (&["candle_core", "candle_nn", "candle_transformers"], &["ops/graph/", "ops/mod.rs", "ops/quant/tests.rs"]),
+    (
+        &["candle_core", "candle_nn", "candle_transformers"],
+        &["ops/graph/", "ops/mod.rs", "ops/parameter.rs", "ops/quant/tests.rs", "ops/tape/", "train/"],
+    ),
     (&["axum", "tower_http", "prometheus"], &["http/"]),
     (&["tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "hf_hub", "ureq"], &["hub/"]),
     (&["sha2"], &["hub/", "http/auth.rs"]),
     (&["clap"], &["config.rs", "main.rs", "bin/"]),
-    // Of tokio the engine has the channels that its readers wait on.
-    (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs"]),
+    // Of tokio the engine has the channels that its readers wait on, and training has signals.
+    (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs", "train/signals.rs"]),
 ];
 
 /// Where memory is handled by hand: kernels, and the maps of weight files.

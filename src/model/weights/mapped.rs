@@ -14,12 +14,14 @@ const MAX_JSON: u64 = 16 << 20;
 
 /// A file in memory, and where it came from.
 #[derive(Debug)]
-pub(super) struct MappedFile {
+pub struct MappedFile {
+    /// Its path.
     pub path: PathBuf,
     map: Mmap,
 }
 
 impl MappedFile {
+    /// Maps a file that is not changed in place.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let file = File::open(path).map_err(LoadError::io(path))?;
         if !file.metadata().map_err(LoadError::io(path))?.is_file() {

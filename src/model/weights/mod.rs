@@ -7,7 +7,7 @@ pub mod gguf;
 pub mod gguf_vocab;
 mod index;
 mod json;
-mod mapped;
+pub mod mapped;
 pub mod names;
 mod refused;
 pub mod safetensors;

@@ -18,7 +18,7 @@ pub mod pack;
 pub mod pool;
 mod rope;
 mod rows;
-mod simd;
+pub(crate) mod simd;
 mod work;
 
 #[cfg(test)]

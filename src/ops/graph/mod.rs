@@ -5,6 +5,7 @@
 
 mod functions;
 mod lora;
+mod training;
 
 pub use lora::Adapter;
 
@@ -18,6 +19,7 @@ use crate::model::lora::Site;
 use crate::model::rope::inverse_frequencies;
 use crate::model::weights::TensorView;
 use crate::ops::adapters::Slots;
+use crate::ops::noise::Noise;
 use crate::ops::{Batch, Ops, OpsError};
 
 /// Adapters loaded at once.
@@ -32,11 +34,15 @@ pub struct Graph {
     /// Every weight loaded so far, where they are to be trained.
     variables: Option<Vec<Var>>,
     adapters: Slots<Adapter>,
+    /// Of the pass to come, in training.
+    noise: Option<Noise>,
 }
 
 /// A weight matrix, `[out, in]`.
 pub struct Linear {
     weight: Tensor,
+    /// Index into [`Graph::variables`].
+    variable: Option<usize>,
 }
 
 /// An RMSNorm.
@@ -55,6 +61,7 @@ impl Graph {
             device: Device::Cpu,
             variables: None,
             adapters: Slots::new(MAX_ADAPTERS),
+            noise: None,
         }
     }
 
@@ -103,7 +110,8 @@ impl Ops for Graph {
 
     fn load_linear(&mut self, parts: &[TensorView<'_>]) -> Result<Linear, OpsError> {
         let parts = parts.iter().map(|part| self.dequantize(part)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Linear { weight: self.keep(Tensor::cat(&parts, 0)?)? })
+        let variable = self.variables.as_ref().map(Vec::len);
+        Ok(Linear { weight: self.keep(Tensor::cat(&parts, 0)?)?, variable })
     }
 
     /// Gate's rows, then up's.
@@ -118,7 +126,8 @@ impl Ops for Graph {
 
     fn embed(&mut self, table: &Linear, batch: &Batch<'_>) -> Result<Tensor, OpsError> {
         self.adapters.check(batch)?;
-        Ok(table.weight.index_select(&self.index(batch.tokens)?, 0)?)
+        let x = table.weight.index_select(&self.index(batch.tokens)?, 0)?;
+        self.disturb(x, batch)
     }
 
     fn rms_norm(&mut self, x: &Tensor, norm: &Norm) -> Result<Tensor, OpsError> {
@@ -165,7 +174,8 @@ impl Ops for Graph {
         residual: Tensor,
         batch: &Batch<'_>,
     ) -> Result<Tensor, OpsError> {
-        Ok((residual + self.linear(at, &x, w, batch)?)?)
+        let product = self.linear(at, &x, w, batch)?;
+        Ok((residual + self.drop(at, product, batch)?)?)
     }
 
     fn gate_up_silu(&mut self, at: Site, x: &Tensor, w: &Linear, batch: &Batch<'_>) -> Result<Tensor, OpsError> {

@@ -39,7 +39,6 @@
 mod draw;
 mod kernels;
 mod penalties;
-pub mod philox;
 pub mod reference;
 mod score;
 
@@ -54,6 +53,7 @@ pub use self::kernels::Level;
 use self::kernels::{ln, scan, scan_sum, total, unkey};
 use self::penalties::PenaltyCounts;
 use crate::engine::{RowOut, SampleInput, SampleRow, Sampled, SamplingParams, SeqId, TokenId};
+pub use crate::ops::philox;
 
 /// Temperatures below this are greedy.
 const GREEDY_BELOW: f32 = 1e-5;

@@ -1,6 +1,7 @@
 //! The real binary as a child process, and requests to it.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -23,7 +24,7 @@ pub fn command() -> Command {
     command
 }
 
-/// A running server with the default model.
+/// A running server.
 pub struct Server {
     child: Child,
     pub base: String,
@@ -35,9 +36,14 @@ pub struct Server {
 impl Server {
     /// Starts it on a free port and waits until it is ready.
     pub async fn start(arguments: &[&str]) -> Self {
+        Self::of(&goldens::default_model(), arguments).await
+    }
+
+    /// Likewise with another model.
+    pub async fn of(model: &Path, arguments: &[&str]) -> Self {
         let mut child = command()
             .arg("--model")
-            .arg(goldens::default_model())
+            .arg(model)
             // One thread: tests run side by side, and threads that wait for each other want a core each.
             .args(["--port", "0", "--served-model-name", "lima", "--threads", "1", "--drain-timeout", "300"])
             .args(arguments)

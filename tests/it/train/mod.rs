@@ -1,5 +1,17 @@
-//! Training data: reading it, rendering it, and the tokenizer that comes with the result.
+//! Training: its data, its loop, what is seen of a run, and what a run would take.
 
+mod adapters;
+mod checkpoint;
 mod data;
+mod numerics;
+mod optimizer;
+mod overfit;
+mod plan;
 mod python;
+mod recipe;
+mod refusals;
 mod render;
+mod resume;
+mod samples;
+mod tiny;
+mod watch;

@@ -17,7 +17,7 @@ fn golden(name: &str) -> Value {
 }
 
 /// The vocabulary of a small golden tokenizer, as GGUF has it.
-fn small_vocab(name: &str) -> (GgufVocab, Value) {
+pub fn small_vocab(name: &str) -> (GgufVocab, Value) {
     let golden = golden(&format!("tokenizer_{name}.json"));
     let g = &golden["gguf"];
     let get = |key: &str| g[key].clone();

@@ -1,29 +1,16 @@
-//! `train`: looks at the data that a model is to be trained on.
+//! `train inspect`.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::ValueEnum;
 use lima::train::inspect::{Style, show, show_ids};
-use lima::train::{Base, Dataset, Renderer, Report, Template, render};
+use lima::train::{Base, Dataset, Renderer, Report, render};
 
-/// Prepares training data for LLaMA models.
-#[derive(Parser)]
-#[command(name = "train", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Validate a data set, count its tokens, and show examples as the model would see them
-    Inspect(Inspect),
-}
+use super::flags::TemplateName;
 
 #[derive(clap::Args)]
-struct Inspect {
+pub struct Inspect {
     /// Conversations: LIMA's jsonl, OpenAI's `messages`, ShareGPT or alpaca, as jsonl or as one JSON array
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
@@ -48,14 +35,6 @@ struct Inspect {
     /// Colour supervised tokens, or put them between ⟦ and ⟧
     #[arg(long, value_enum, default_value_t = Colour::Auto)]
     color: Colour,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum TemplateName {
-    /// BOS, then each message followed by a new end-of-turn token
-    Lima,
-    /// The base's own chat template and end-of-turn token
-    Base,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -84,40 +63,11 @@ fn at_least_two(text: &str) -> Result<usize, String> {
     }
 }
 
-fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(e) if !e.use_stderr() => e.exit(),
-        Err(e) => {
-            // clap's first paragraph, on one line.
-            let text = e.to_string();
-            let line: Vec<_> = text.lines().take_while(|l| !l.trim().is_empty()).map(str::trim).collect();
-            eprintln!("train: {}", line.join(" ").trim_start_matches("error: "));
-            return ExitCode::from(2);
-        }
-    };
-    let Command::Inspect(options) = cli.command;
-    match inspect(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        // A reader that has seen enough, such as `head`, is no failure.
-        Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => {
-            ExitCode::SUCCESS
-        }
-        Err(e) => {
-            eprintln!("train: {e:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn inspect(options: &Inspect) -> anyhow::Result<()> {
+/// Validates, counts, shows.
+pub fn inspect(options: &Inspect) -> anyhow::Result<()> {
     let data = Dataset::read(&options.data)?;
     let base = Base::open(&options.base)?;
-    let template = match options.template {
-        TemplateName::Lima => Template::Lima,
-        TemplateName::Base => Template::Base,
-    };
-    let renderer = Renderer::new(&base, template)?;
+    let renderer = Renderer::new(&base, options.template.into())?;
     let examples = data
         .conversations
         .iter()

@@ -1,0 +1,59 @@
+//! `train --dry-run`.
+
+use lima::config::ByteSize;
+use lima::train::plan::ask::{Ask, of_run, of_shape};
+use lima::train::plan::{Plan, shape};
+use lima::train::{Base, Choices, Options, Prepared};
+
+/// What is planned for.
+#[derive(clap::Args)]
+pub struct Dry {
+    /// Print what the run would take (parameters, memory, steps, time) and end. Without --data it is LIMA's
+    #[arg(long, help_heading = "Planning")]
+    pub dry_run: bool,
+    /// Plan for a shape instead of a base: 65b, 30b, 13b, 7b, 1.1b, 135m or a config.json
+    #[arg(long, value_name = "SHAPE", requires = "dry_run", conflicts_with_all = ["base", "data"], help_heading = "Planning")]
+    pub shape: Option<String>,
+    /// Plan for so many GPUs instead of this machine's processor
+    #[arg(long, value_name = "N", requires = "dry_run", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Planning")]
+    gpus: Option<u16>,
+    /// Memory of each [default: 80GiB]
+    #[arg(long, value_name = "SIZE", requires = "gpus", help_heading = "Planning")]
+    gpu_memory: Option<ByteSize>,
+    /// The part of the peak that training is assumed to reach, recomputation counted
+    #[arg(long, value_name = "X", requires = "dry_run", value_parser = part, help_heading = "Planning")]
+    utilisation: Option<f64>,
+}
+
+const MEMORY: ByteSize = ByteSize(80 << 30);
+
+fn part(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(part) if part > 0.0 && part <= 1.0 => Ok(part),
+        _ => Err("a number above 0 and at most 1 is needed".into()),
+    }
+}
+
+impl Dry {
+    /// The question, but for the recipe.
+    pub fn ask(&self, peak_flops: Option<f64>, threads: Option<usize>) -> Ask {
+        let gpus = self.gpus.map(|count| (usize::from(count), self.gpu_memory.unwrap_or(MEMORY).0));
+        Ask { gpus, peak_flops, utilisation: self.utilisation, threads }
+    }
+}
+
+/// The plan of a run.
+pub fn plan_run(options: &Options, choices: &Choices, ask: &Ask) -> anyhow::Result<Plan> {
+    let prepared = Prepared::new(options, choices)?;
+    Ok(Plan::new(of_run(&prepared, options, choices, ask)))
+}
+
+/// The plan for a base with LIMA's data, or for the shape of one.
+pub fn plan_model(base: Option<&str>, name: Option<&str>, choices: &Choices, ask: &Ask) -> anyhow::Result<Plan> {
+    let question = match (base, name) {
+        (_, Some(name)) => of_shape(name, &shape(name)?, choices, ask)?,
+        (Some(base), None) => of_shape(base, Base::open(base)?.checkpoint.config(), choices, ask)?,
+        (None, None) => anyhow::bail!("--dry-run needs --base or --shape"),
+    };
+    Ok(Plan::new(question))
+}

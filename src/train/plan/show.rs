@@ -1,0 +1,172 @@
+//! A plan for people. GB are 10⁹ bytes.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::memory::{self, Training};
+use super::{Choice, Device, Plan};
+use crate::ops::quant::DType;
+use crate::train::watch::units::{bytes, count, duration, number};
+
+impl Display for Training {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full { weights: DType::BF16, moments: DType::BF16 } => f.write_str("all, in BF16"),
+            Self::Full { weights: DType::F32, moments: DType::F32 } => f.write_str("all, F32 masters"),
+            Self::Full { weights, moments } => write!(f, "all, {weights} masters, {moments} moments"),
+            Self::Lora { rank, base } => write!(f, "LoRA {rank}, base {base}"),
+        }
+    }
+}
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let q = &self.question;
+        let c = &q.config;
+        let rows = match q.new_rows {
+            0 => String::new(),
+            n => format!(", with {n} new rows of vocabulary"),
+        };
+        writeln!(f, "model       {}{rows}: {} parameters", q.name, count(self.parameters))?;
+        writeln!(
+            f,
+            "shape       {} layers of {}, {} heads of {} ({} of keys and values), MLP {}, vocabulary {}",
+            c.num_layers, c.hidden_size, c.num_heads, c.head_dim, c.num_kv_heads, c.intermediate_size, c.vocab_size
+        )?;
+        let (tokens, learnt) = (count(q.data.tokens), count(q.data.supervised));
+        writeln!(f, "data        {}: {tokens} tokens an epoch, {learnt} of them learnt", q.data.name)?;
+        writeln!(
+            f,
+            "steps       {} an epoch of {} examples, {} in {} epochs; {} tokens at a time",
+            self.steps_per_epoch,
+            q.batch,
+            self.steps(),
+            q.epochs,
+            count(q.micro_tokens as u64)
+        )?;
+        writeln!(f, "work        {:.2e} FLOP, {:.2e} with recomputed activations", self.flops, self.flops_with_recompute)?;
+        let rate = &q.rate;
+        writeln!(
+            f,
+            "speed       {} TFLOP/s a rank, assumed: {:.0} % of {} ({})",
+            number(rate.peak.flops * rate.utilisation / 1e12),
+            rate.utilisation * 100.0,
+            number(rate.peak.flops / 1e12),
+            rate.peak.source
+        )?;
+        match &q.device {
+            Device::Cpu { memory: Some(free), .. } => writeln!(f, "memory      {} free on this machine", bytes(*free))?,
+            Device::Cpu { memory: None, .. } => writeln!(f, "memory      unknown on this machine")?,
+            Device::Gpus { count, memory } => writeln!(f, "memory      {count} GPUs of {}", bytes(*memory))?,
+        }
+        writeln!(f)?;
+        self.table(f)?;
+        writeln!(f)?;
+        self.notes(f)
+    }
+}
+
+impl Plan {
+    fn table(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let header = [
+            "",
+            "trained",
+            "ranks",
+            "weights",
+            "frozen",
+            "gradients",
+            "states",
+            "activations",
+            "loss",
+            "answers",
+            "other",
+            "GB a rank",
+            "fits",
+            "otherwise",
+            "time",
+        ];
+        let mut rows = vec![header.map(String::from)];
+        rows.extend(self.choices.iter().map(|choice| self.row(choice)));
+        let mut widths = [0; 15];
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in &rows {
+            let mut line = String::new();
+            for (i, (cell, width)) in row.iter().zip(widths).enumerate() {
+                let gap = " ".repeat(width - cell.chars().count() + 2);
+                // Words to the left, numbers to the right.
+                match i {
+                    0 => line += &format!("{cell} "),
+                    1 | 2 => line += &format!("{cell}{gap}"),
+                    _ => line += &format!("{gap}{cell}"),
+                }
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    fn row(&self, choice: &Choice) -> [String; 15] {
+        let gb = |bytes: f64| match bytes / 1e9 {
+            0.0 => "–".to_owned(),
+            gb if gb >= 10.0 => format!("{gb:.1}"),
+            gb => format!("{gb:.2}"),
+        };
+        let (m, layout) = (&choice.memory, choice.layout);
+        let ranks = match (layout.tensor, layout.data) {
+            (1, 1) => "1".into(),
+            (tensor, 1) => format!("TP {tensor}"),
+            (1, data) => format!("ZeRO-1 {data}"),
+            (tensor, data) => format!("TP {tensor} × ZeRO-1 {data}"),
+        };
+        let is_it = self.recommended().is_some_and(|c| c.training == choice.training);
+        let parts = [m.weights, m.frozen, m.gradients, m.states, m.activations, m.loss, m.answers, m.other, m.total()];
+        let [weights, frozen, gradients, states, activations, loss, answers, other, total] = parts.map(gb);
+        let fits = if choice.fits { "yes" } else { "no" };
+        [
+            if is_it { "→" } else { " " }.into(),
+            choice.training.to_string(),
+            ranks,
+            weights,
+            frozen,
+            gradients,
+            states,
+            activations,
+            loss,
+            answers,
+            other,
+            total,
+            fits.into(),
+            gb(choice.otherwise.total()),
+            duration(choice.time),
+        ]
+    }
+
+    fn notes(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let q = &self.question;
+        let backend = q.device.backend();
+        writeln!(f, "GB are 10⁹ bytes. States are moments, and F32 masters where they are not the weights.")?;
+        let kept = memory::checkpoints(&q.config, q.micro_tokens, backend);
+        let (layer, all) = (number(kept / q.config.num_layers as f64 / 1e6), number(kept / 1e9));
+        let text = match q.checkpointing {
+            true => "What enters each layer is kept, and one layer at a time computed again",
+            false => "All activations are kept",
+        };
+        let other = if q.checkpointing { "without" } else { "with" };
+        writeln!(f, "{text}. What enters the layers is {layer} MB each, {all} GB. Otherwise: {other} checkpointing.")?;
+        if let Device::Gpus { .. } = q.device {
+            writeln!(
+                f,
+                "TP cuts every matrix over ranks; ZeRO-1 shares the batch among ranks and shards the states. This version \
+                 trains on the CPU: for GPUs it only plans."
+            )?;
+        }
+        match self.recommended() {
+            Some(choice) if choice.fits => writeln!(f, "Fits: {}.", choice.training),
+            Some(choice) => writeln!(f, "Does not fit: {}.", choice.training),
+            None => writeln!(f, "Nothing fits."),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Line plots as SVG text. Colours are classes, so that one style sheet serves light and dark.
+
+use std::fmt::Write;
+
+use super::units::number;
+
+/// Style of everything drawn here.
+pub const STYLE: &str = "\
+:root{--ink:#1f2430;--soft:#667085;--grid:#e4e7ec;--paper:#ffffff;--card:#f8f9fb;--s0:#2563eb;--s1:#d97706}\
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#98a2b3;--grid:#2f3644;--paper:#12161d;--card:#191f29;\
+--s0:#60a5fa;--s1:#fbbf24}}\
+svg text{font:12px system-ui,-apple-system,'Segoe UI',sans-serif;fill:var(--soft)}\
+svg .t{font-weight:600;font-size:14px;fill:var(--ink)}\
+svg .g{stroke:var(--grid);stroke-width:1}svg .l{fill:none;stroke-width:2;stroke-linejoin:round}\
+svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .f0{fill:var(--s0)}svg .f1{fill:var(--s1)}\
+svg .w{stroke-opacity:.45;stroke-width:1.2}";
+
+/// Most points of a line: more are averaged, as many to each point.
+const POINTS: usize = 600;
+
+/// Text made safe for HTML and XML.
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            // XML has no other control characters.
+            c if c.is_control() && c != '\n' && c != '\t' => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A line of a plot.
+pub struct Series {
+    pub name: &'static str,
+    /// Colour: 0 or 1.
+    pub colour: usize,
+    /// Thin and pale, for what is noisy.
+    pub pale: bool,
+    /// Whether each point gets a dot that tells its numbers.
+    pub dots: bool,
+    /// In ascending order of x.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A line plot.
+pub struct Plot {
+    pub title: &'static str,
+    pub x: &'static str,
+    pub series: Vec<Series>,
+    /// Whether the vertical axis begins at 0; else where the data do.
+    pub from_zero: bool,
+}
+
+/// Round numbers from at most `min` to at least `max`, about `count` of them.
+fn ticks(min: f64, max: f64, count: usize) -> Vec<f64> {
+    let span = if max > min { max - min } else { min.abs().max(1.0) * 0.1 };
+    let rough = span / count as f64;
+    let power = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 2.5, 5.0].into_iter().map(|m| m * power).find(|&s| s >= rough * 0.999).unwrap_or(10.0 * power);
+    let (first, last) = ((min / step + 1e-9).floor(), (max / step - 1e-9).ceil());
+    (0..=(last - first).max(1.0) as usize).map(|i| (first + i as f64) * step).collect()
+}
+
+/// A tick's label: as short as it can be.
+fn label(value: f64, largest: f64) -> String {
+    if largest < 1e-3 && value != 0.0 {
+        let text = format!("{value:.2e}");
+        return text.replace(".00e", "e").replace("0e", "e");
+    }
+    let text = format!("{value:.4}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text.is_empty() || text == "-0" { "0".into() } else { text.into() }
+}
+
+/// At most [`POINTS`] points: means of neighbours.
+fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let each = points.len().div_ceil(POINTS).max(1);
+    let mean = |part: &[(f64, f64)]| {
+        let n = part.len() as f64;
+        (part.iter().map(|p| p.0).sum::<f64>() / n, part.iter().map(|p| p.1).sum::<f64>() / n)
+    };
+    points.chunks(each).map(mean).collect()
+}
+
+impl Plot {
+    /// The plot; empty where there is nothing to see yet.
+    pub fn svg(&self, width: f64, height: f64) -> String {
+        let seen = |s: &Series| s.points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
+        let lines: Vec<Vec<(f64, f64)>> = self.series.iter().map(seen).collect();
+        let all: Vec<(f64, f64)> = lines.iter().flat_map(|line| thin(line)).collect();
+        if all.is_empty() {
+            return String::new();
+        }
+        let bounds = |of: fn(&(f64, f64)) -> f64| {
+            let values = all.iter().map(of);
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+        };
+        let ((x_low, x_high), (y_low, y_high)) = (bounds(|p| p.0), bounds(|p| p.1));
+        let x_ticks = ticks(x_low.min(0.0), x_high, 6);
+        let y_ticks = ticks(if self.from_zero { y_low.min(0.0) } else { y_low }, y_high, 5);
+        let (left, right, top, bottom) = (62.0, 18.0, 34.0 + if lines.len() > 1 { 18.0 } else { 0.0 }, 46.0);
+        let ends = |t: &[f64]| (t[0], t[t.len() - 1]);
+        let ((x0, x1), (y0, y1)) = (ends(&x_ticks), ends(&y_ticks));
+        let px = |x: f64| left + (x - x0) / (x1 - x0) * (width - left - right);
+        let py = |y: f64| height - bottom - (y - y0) / (y1 - y0) * (height - top - bottom);
+        let mut out = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\">\
+             <title>{0}</title><text class=\"t\" x=\"4\" y=\"18\">{0}</text>",
+            escape(self.title)
+        );
+        // A line alone is what the title says.
+        for (i, s) in self.series.iter().enumerate().filter(|_| lines.len() > 1) {
+            let (x, pale) = (left + i as f64 * 170.0, if s.pale { " w" } else { "" });
+            let _ = write!(
+                out,
+                "<line class=\"l s{}{pale}\" x1=\"{x}\" x2=\"{}\" y1=\"36\" y2=\"36\"/><text x=\"{}\" y=\"40\">{}</text>",
+                s.colour,
+                x + 24.0,
+                x + 30.0,
+                escape(s.name)
+            );
+        }
+        let largest = y0.abs().max(y1.abs());
+        for &y in &y_ticks {
+            let _ = write!(
+                out,
+                "<line class=\"g\" x1=\"{left}\" x2=\"{}\" y1=\"{1:.1}\" y2=\"{1:.1}\"/>\
+                 <text x=\"{2}\" y=\"{3:.1}\" text-anchor=\"end\">{4}</text>",
+                width - right,
+                py(y),
+                left - 6.0,
+                py(y) + 4.0,
+                label(y, largest)
+            );
+        }
+        for &x in &x_ticks {
+            let (at, y) = (px(x), height - bottom + 17.0);
+            let _ = write!(out, "<text x=\"{at:.1}\" y=\"{y}\" text-anchor=\"middle\">{}</text>", label(x, 1.0));
+        }
+        let middle = (left + width - right) / 2.0;
+        let _ = write!(
+            out,
+            "<text x=\"{middle:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            height - 9.0,
+            escape(self.x)
+        );
+        for (s, line) in self.series.iter().zip(&lines) {
+            let points: Vec<String> = thin(line).iter().map(|&(x, y)| format!("{:.1},{:.1}", px(x), py(y))).collect();
+            let pale = if s.pale { " w" } else { "" };
+            let _ = write!(out, "<polyline class=\"l s{}{pale}\" points=\"{}\"/>", s.colour, points.join(" "));
+            for &(x, y) in line.iter().filter(|_| s.dots) {
+                let _ = write!(
+                    out,
+                    "<circle class=\"f{}\" r=\"3.5\" cx=\"{:.1}\" cy=\"{:.1}\"><title>{} {}: {}</title></circle>",
+                    s.colour,
+                    px(x),
+                    py(y),
+                    escape(self.x),
+                    label(x, 1.0),
+                    number(y)
+                );
+            }
+        }
+        out.push_str("</svg>");
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_enclose_the_data() {
+        for (min, max) in [(0.0, 1.0), (2.31, 2.34), (1e-6, 1e-5), (0.0, 0.0), (5.0, 5.0), (-3.0, 12.0), (1.0, 480.0)] {
+            let ticks = ticks(min, max, 5);
+            assert!(ticks.len() >= 2 && ticks.len() <= 9, "{min} {max}: {ticks:?}");
+            assert!(ticks[0] <= min + 1e-9 && ticks[ticks.len() - 1] >= max - 1e-9, "{min} {max}: {ticks:?}");
+        }
+        assert_eq!((label(1e-5, 1e-5), label(2.5e-6, 1e-5), label(0.0, 1e-5)), ("1e-5".into(), "2.5e-6".into(), "0".into()));
+        assert_eq!((label(2.25, 3.0), label(-0.0, 3.0), label(480.0, 1.0)), ("2.25".into(), "0".into(), "480".into()));
+    }
+
+    #[test]
+    fn long_lines_are_thinned() {
+        let points: Vec<(f64, f64)> = (0..10_000).map(|i| (f64::from(i), 1.0)).collect();
+        let thin = thin(&points);
+        assert!(thin.len() <= POINTS && thin.iter().all(|p| p.1 == 1.0));
+        assert!(super::thin(&[]).is_empty());
+    }
+}
