@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use super::dry::{Dry, plan_model, plan_run};
-use lima::train::recipe::{Frozen, Number, Preset, Schedule};
+use clap::ValueEnum;
 use lima::train::plan::Plan;
+use lima::train::recipe::{Frozen, Number, Preset, Schedule};
 use lima::train::{Choices, Options, Sampling, Template};
 
 /// A run. Flags that are not given have the recipe's values, which are LIMA's.
