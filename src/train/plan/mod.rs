@@ -195,7 +195,8 @@ impl Plan {
         };
         let between = Training::Full { weights: DType::F32, moments: DType::BF16 };
         let frozen = [whole, DType::Q8_0, DType::Q4_0].map(|base| Training::Lora { rank, base });
-        let mut trainings: Vec<Training> = [Training::MASTERS, between, Training::BF16].into_iter().chain(frozen).collect();
+        let mut trainings: Vec<Training> =
+            [Training::MASTERS, between, Training::BF16].into_iter().chain(frozen).collect();
         trainings.extend(question.chosen.filter(|chosen| !trainings.contains(chosen)));
         let choices = trainings.into_iter().map(|training| best(&question, training)).collect();
         let (flops, flops_with_recompute) = work(&question, parameters);
@@ -239,7 +240,8 @@ fn best(question: &Question, training: Training) -> Choice {
     let speed = question.rate.peak.flops * question.rate.utilisation * question.device.ranks() as f64;
     let time = Duration::try_from_secs_f64(flops / speed).unwrap_or(Duration::MAX);
     let choice = |layout| {
-        let pass = |checkpointing| Pass { tokens: question.micro_tokens, longest: question.data.longest, checkpointing };
+        let pass =
+            |checkpointing| Pass { tokens: question.micro_tokens, longest: question.data.longest, checkpointing };
         let answers = question.answers.map_or(0.0, |answers| answers.bytes(config));
         let of = |checkpointing| {
             let training = memory::memory(config, training, layout, pass(checkpointing), backend);

@@ -43,7 +43,11 @@ impl Display for Plan {
             q.epochs,
             count(q.micro_tokens as u64)
         )?;
-        writeln!(f, "work        {:.2e} FLOP, {:.2e} with recomputed activations", self.flops, self.flops_with_recompute)?;
+        writeln!(
+            f,
+            "work        {:.2e} FLOP, {:.2e} with recomputed activations",
+            self.flops, self.flops_with_recompute
+        )?;
         let rate = &q.rate;
         writeln!(
             f,

@@ -58,12 +58,17 @@ pub struct Plot {
     pub from_zero: bool,
 }
 
-/// Round numbers from at most `min` to at least `max`, about `count` of them.
-fn ticks(min: f64, max: f64, count: usize) -> Vec<f64> {
+/// Round numbers from at most `min` to at least `max`, about `count` of them, no closer than `least`.
+fn ticks(min: f64, max: f64, count: usize, least: f64) -> Vec<f64> {
     let span = if max > min { max - min } else { min.abs().max(1.0) * 0.1 };
     let rough = span / count as f64;
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0].into_iter().map(|m| m * power).find(|&s| s >= rough * 0.999).unwrap_or(10.0 * power);
+    let step = [1.0, 2.0, 2.5, 5.0]
+        .into_iter()
+        .map(|m| m * power)
+        .find(|&s| s >= rough * 0.999)
+        .unwrap_or(10.0 * power)
+        .max(least);
     let (first, last) = ((min / step + 1e-9).floor(), (max / step - 1e-9).ceil());
     (0..=(last - first).max(1.0) as usize).map(|i| (first + i as f64) * step).collect()
 }
@@ -103,8 +108,9 @@ impl Plot {
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
         };
         let ((x_low, x_high), (y_low, y_high)) = (bounds(|p| p.0), bounds(|p| p.1));
-        let x_ticks = ticks(x_low.min(0.0), x_high, 6);
-        let y_ticks = ticks(if self.from_zero { y_low.min(0.0) } else { y_low }, y_high, 5);
+        // Steps and epochs are whole.
+        let x_ticks = ticks(x_low.min(0.0), x_high, 6, 1.0);
+        let y_ticks = ticks(if self.from_zero { y_low.min(0.0) } else { y_low }, y_high, 5, 0.0);
         let (left, right, top, bottom) = (62.0, 18.0, 34.0 + if lines.len() > 1 { 18.0 } else { 0.0 }, 46.0);
         let ends = |t: &[f64]| (t[0], t[t.len() - 1]);
         let ((x0, x1), (y0, y1)) = (ends(&x_ticks), ends(&y_ticks));
@@ -180,11 +186,14 @@ mod tests {
     #[test]
     fn ticks_enclose_the_data() {
         for (min, max) in [(0.0, 1.0), (2.31, 2.34), (1e-6, 1e-5), (0.0, 0.0), (5.0, 5.0), (-3.0, 12.0), (1.0, 480.0)] {
-            let ticks = ticks(min, max, 5);
+            let ticks = ticks(min, max, 5, 0.0);
             assert!(ticks.len() >= 2 && ticks.len() <= 9, "{min} {max}: {ticks:?}");
             assert!(ticks[0] <= min + 1e-9 && ticks[ticks.len() - 1] >= max - 1e-9, "{min} {max}: {ticks:?}");
         }
-        assert_eq!((label(1e-5, 1e-5), label(2.5e-6, 1e-5), label(0.0, 1e-5)), ("1e-5".into(), "2.5e-6".into(), "0".into()));
+        assert_eq!(
+            (label(1e-5, 1e-5), label(2.5e-6, 1e-5), label(0.0, 1e-5)),
+            ("1e-5".into(), "2.5e-6".into(), "0".into())
+        );
         assert_eq!((label(2.25, 3.0), label(-0.0, 3.0), label(480.0, 1.0)), ("2.25".into(), "0".into(), "480".into()));
     }
 

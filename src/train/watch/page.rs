@@ -77,8 +77,16 @@ pub fn page(history: &History) -> String {
 
 /// Sentences about the run.
 fn state(out: &mut String, history: &History) {
-    let Some(Line::Begin { parameters, trained, steps, epochs, supervised_tokens_per_epoch, peak_flops, peak_source, .. }) =
-        &history.begin
+    let Some(Line::Begin {
+        parameters,
+        trained,
+        steps,
+        epochs,
+        supervised_tokens_per_epoch,
+        peak_flops,
+        peak_source,
+        ..
+    }) = &history.begin
     else {
         return;
     };

@@ -175,7 +175,8 @@ fn run(watchers: &mut Watchers, from: u64, to: u64) {
         watchers.tell(&Event::Step(&report)).unwrap();
         if step % 2 == 0 {
             let epoch = report.epoch;
-            let answer = |prompt: &str| Answer { prompt: prompt.into(), text: NASTY.into(), tokens: 7, ended: epoch > 1 };
+            let answer =
+                |prompt: &str| Answer { prompt: prompt.into(), text: NASTY.into(), tokens: 7, ended: epoch > 1 };
             watchers.tell(&Event::Checkpoint { epoch, step, path: Path::new("out/epoch-01") }).unwrap();
             watchers.tell(&Event::Validation { epoch, step, nll: 2.0 + f64::from(epoch) / 10.0 }).unwrap();
             let answers = [answer("first"), answer(NASTY)];
@@ -254,7 +255,11 @@ fn the_report_is_whole_and_escaped() {
     // Tags that open are closed.
     for tag in ["svg", "div", "p", "table", "main", "h1", "h2", "h3", "b", "span", "text", "circle", "style"] {
         let opened = html.matches(&format!("<{tag}>")).count() + html.matches(&format!("<{tag} ")).count();
-        assert_eq!(opened, html.matches(&format!("</{tag}>")).count() + html.matches(&format!("<{tag}/>")).count(), "{tag}");
+        assert_eq!(
+            opened,
+            html.matches(&format!("</{tag}>")).count() + html.matches(&format!("<{tag}/>")).count(),
+            "{tag}"
+        );
     }
     assert!(page(&History::default()).ends_with("</html>\n"), "a run that has not begun");
 }
@@ -273,8 +278,7 @@ fn resuming_cuts_back_and_goes_on() {
     fs::write(out.join("metrics.jsonl.tmp"), "half").unwrap();
     run(&mut watch(out), 2, 6);
     let after = metrics(out);
-    let steps: Vec<u64> =
-        after.iter().filter(|l| l["event"] == "step").map(|l| l["step"].as_u64().unwrap()).collect();
+    let steps: Vec<u64> = after.iter().filter(|l| l["event"] == "step").map(|l| l["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
     assert_eq!(after[..6], before[..6], "what happened up to step 2 stays, byte by byte");
     assert_eq!((&after[6]["event"], &after[6]["step"]), (&json!("begin"), &json!(2)));
