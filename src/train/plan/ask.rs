@@ -13,8 +13,7 @@ use crate::train::render::Template;
 use crate::train::samples;
 use crate::train::watch::flops::Peak;
 
-/// The part of the processor's peak that training reaches, recomputation counted: measured with SmolLM2-135M on an
-/// AVX-512 machine with two threads.
+/// The part of the processor's peak that training is assumed to reach, recomputation counted.
 const CPU_UTILISATION: f64 = 0.4;
 
 /// LoRA's rank where none is chosen.
