@@ -1,4 +1,4 @@
-//! [`Ops`] in F32 on the CPU with a tape: training, by kernels of our own.
+//! [`Ops`](crate::ops::Ops) in F32 on the CPU with a tape: training, by kernels of our own.
 //!
 //! Forward records what its backward pass needs, and [`Tape::backward`] runs the record in reverse: each operation's
 //! forward stands beside its backward, and nothing is differentiated by a library. There is no cache: a batch holds
