@@ -13,7 +13,7 @@ use std::time::Instant;
 use lima::hub::{self, DEFAULT_MODEL};
 use lima::model::weights::Checkpoint;
 use lima::ops::philox::uniform;
-use lima::train::model::{Compute, Settings, StepKey};
+use lima::train::model::{Settings, StepKey};
 use lima::train::optimizer::{self, AdamW};
 use lima::train::recipe::Number;
 use lima::train::{Example, Gradients, Model};
@@ -23,7 +23,7 @@ fn main() {
     let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
     let mut model = std::env::var("LIMA_TEST_MODEL").unwrap_or_else(|_| DEFAULT_MODEL.into());
     let (mut batch, mut len, mut threads, mut rounds) = (4, 512, None, 3);
-    let (mut checkpointing, mut compute) = (false, Compute::F32);
+    let (mut checkpointing, mut compute) = (false, Number::F32);
     while let Some(arg) = args.next() {
         let number = |args: &mut dyn Iterator<Item = String>| {
             args.next().and_then(|v| v.parse::<usize>().ok()).expect("a number after the flag")
@@ -35,7 +35,7 @@ fn main() {
             "-t" => threads = Some(number(&mut args)),
             "-r" => rounds = number(&mut args),
             "--checkpointing" => checkpointing = true,
-            "--bf16" => compute = Compute::Bf16,
+            "--bf16" => compute = Number::Bf16,
             other => panic!("unknown argument {other}"),
         }
     }

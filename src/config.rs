@@ -236,6 +236,13 @@ options! {
     chat_template: PathBuf,
 }
 
+/// clap's error as one line: its first paragraph.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line: Vec<_> = text.lines().take_while(|l| !l.trim().is_empty()).map(str::trim).collect();
+    line.join(" ").trim_start_matches("error: ").to_owned()
+}
+
 /// A configuration that cannot be used: one line that names the flag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

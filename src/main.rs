@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lima::config::{DEFAULT_MODEL, Options};
+use lima::config::{DEFAULT_MODEL, Options, one_line};
 use tracing_subscriber::EnvFilter;
 
 /// Serves LLaMA models over the OpenAI API.
@@ -33,12 +33,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if !e.use_stderr() => e.exit(),
-        Err(e) => {
-            // clap's first paragraph, on one line.
-            let text = e.to_string();
-            let line: Vec<_> = text.lines().take_while(|l| !l.trim().is_empty()).map(str::trim).collect();
-            return usage(line.join(" ").trim_start_matches("error: "));
-        }
+        Err(e) => return usage(&one_line(&e)),
     };
     let filter = EnvFilter::try_from_env("LIMA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = std::io::stderr().is_terminal();
@@ -55,7 +50,10 @@ fn main() -> ExitCode {
         None => cli.options,
     };
     match options.resolve() {
-        Ok(config) => outcome(lima::serve::run(config)),
+        Ok(config) => match lima::serve::keys(&config) {
+            Ok(auth) => outcome(lima::serve::run(config, auth)),
+            Err(reason) => usage(&reason),
+        },
         Err(e) => usage(&e.to_string()),
     }
 }

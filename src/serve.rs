@@ -40,20 +40,27 @@ pub struct LoadedModel {
     pub adapters: Option<Adapters>,
 }
 
+/// The API keys that a configuration names; `None` if it names none.
+///
+/// # Errors
+/// One line that names the flag.
+pub fn keys(config: &Config) -> Result<Option<Auth>, String> {
+    Auth::new(&config.api_key.0, config.api_key_file.as_deref())
+}
+
 /// Serves until a signal, then drains. An error is a server that never ran, or ended otherwise than by a signal.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, auth: Option<Auth>) -> anyhow::Result<()> {
     tracing::info!("lima {} with\n{config}", env!("CARGO_PKG_VERSION"));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(config, auth));
     // A loader that is still at work is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, auth: Option<Auth>) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    let auth = Auth::new(&config.api_key.0, config.api_key_file.as_deref()).map_err(anyhow::Error::msg)?;
     match &auth {
         Some(auth) => tracing::info!("requests need one of {} API keys", auth.count()),
         None if !config.listen.ip().is_loopback() => {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use lima::plot::{escape, label, ticks};
+
 use super::markdown::number;
 
 /// Style of everything drawn here. `s0` and `s1` are the servers.
@@ -15,43 +17,6 @@ svg .t{font-weight:600;font-size:14px;fill:var(--ink)}svg .v{fill:var(--ink);fon
 svg .g{stroke:var(--grid);stroke-width:1}svg .l{fill:none;stroke-width:2;stroke-linejoin:round}\
 svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .f0{fill:var(--s0)}svg .f1{fill:var(--s1)}\
 svg .w{fill-opacity:.35}svg .bad{fill:var(--bad)}svg .cut{fill:var(--soft)}";
-
-/// Text made safe for XML.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            // XML has no other control characters.
-            c if c.is_control() && c != '\n' && c != '\t' => out.push(' '),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Round numbers from 0 to at least `max`, about `count` of them.
-pub fn ticks(max: f64, count: usize) -> Vec<f64> {
-    if !max.is_finite() || max <= 0.0 {
-        return vec![0.0, 1.0];
-    }
-    let rough = max / count as f64;
-    let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|m| m * power).find(|&s| s >= rough * 0.999);
-    let step = step.unwrap_or(10.0 * power);
-    let n = (max / step - 1e-9).ceil().max(1.0) as usize;
-    (0..=n).map(|i| i as f64 * step).collect()
-}
-
-/// A tick's label: as short as it can be.
-fn label(value: f64) -> String {
-    let text = format!("{value:.3}");
-    let text = text.trim_end_matches('0').trim_end_matches('.');
-    if text.is_empty() { "0".into() } else { text.into() }
-}
 
 /// A line of a plot.
 pub struct Series {
@@ -83,8 +48,8 @@ impl Lines {
         let legend_rows = self.series.len().div_ceil(columns) as f64;
         let (left, right, top, bottom) = (58.0, 20.0, 34.0 + 18.0 * legend_rows, 46.0);
         let all = || self.series.iter().flat_map(|s| s.points.iter());
-        let y_ticks = ticks(all().map(|p| p.1).fold(0.0, f64::max), 5);
-        let x_ticks = ticks(all().map(|p| p.0).fold(0.0, f64::max), 6);
+        let y_ticks = ticks(0.0, all().map(|p| p.1).fold(0.0, f64::max), 5, 0.0);
+        let x_ticks = ticks(0.0, all().map(|p| p.0).fold(0.0, f64::max), 6, 0.0);
         let y_max = y_ticks.last().copied().unwrap_or(1.0);
         let span = match &self.categories {
             // Half a step of room at both ends.
@@ -123,12 +88,12 @@ impl Lines {
                 py(y),
                 left - 6.0,
                 py(y) + 4.0,
-                label(y)
+                label(y, y_max)
             );
         }
         let named: Vec<(f64, String)> = match &self.categories {
             Some(names) => names.iter().enumerate().map(|(i, n)| (i as f64, n.clone())).collect(),
-            None => x_ticks.iter().map(|&x| (x, label(x))).collect(),
+            None => x_ticks.iter().map(|&x| (x, label(x, span))).collect(),
         };
         for (x, name) in named {
             let (x, y) = (px(x), height - bottom + 17.0);
@@ -243,7 +208,7 @@ pub fn timeline(title: &str, server: usize, spans: &[Span], seconds: f64, width:
     let row = (300.0 / spans.len().max(1) as f64).clamp(1.5, 10.0);
     let body = row * spans.len() as f64;
     let height = top + body + 40.0;
-    let marks = ticks(seconds, 8);
+    let marks = ticks(0.0, seconds, 8, 0.0);
     let max = marks.last().copied().unwrap_or(1.0);
     let px = |s: f64| left + s / max * (width - left - right);
     let mut out = format!(
@@ -259,7 +224,7 @@ pub fn timeline(title: &str, server: usize, spans: &[Span], seconds: f64, width:
             px(mark),
             top + body,
             top + body + 16.0,
-            label(mark)
+            label(mark, seconds)
         );
     }
     let _ = write!(

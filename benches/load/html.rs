@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::chart::{STYLE, escape};
+use lima::plot::escape;
+
+use super::chart::STYLE;
 use super::markdown::{self, Table};
 use super::plots;
 use super::report::Report;

@@ -5,6 +5,8 @@ mod fused;
 mod pack;
 pub(super) mod vocabulary;
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 
 use self::composed::Composed;
@@ -12,6 +14,7 @@ use self::fused::Fused;
 use self::pack::Packed;
 use self::vocabulary::Vocabulary;
 use super::Base;
+use super::recipe::{Frozen, Number};
 use super::render::Example;
 use crate::engine::TokenId;
 use crate::model::config::LlamaConfig;
@@ -20,36 +23,6 @@ use crate::model::weights::{Checkpoint, LoadError, expected_tensors};
 use crate::ops::OpsError;
 pub use crate::ops::noise::StepKey;
 pub use crate::ops::parameter::{Gradients, Parameter, Part};
-
-/// What products are computed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compute {
-    /// F32 throughout.
-    F32,
-    /// Weights and activations rounded to BF16 on their way into a product, sums in F32.
-    Bf16,
-}
-
-/// How weights that are trained are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weights {
-    /// As F32 numbers.
-    F32,
-    /// Matrices as BF16 numbers, without a finer copy; norms as F32.
-    Bf16,
-}
-
-/// How the frozen base of LoRA is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(non_camel_case_types)]
-pub enum LoraBase {
-    /// As numbers.
-    F32,
-    /// Blocks of 8 bits.
-    Q8_0,
-    /// Blocks of 4 bits.
-    Q4_0,
-}
 
 /// Which weights are trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,7 +36,7 @@ pub enum Tuning {
         /// The addition is scaled by `alpha / rank`.
         alpha: f32,
         /// The rest.
-        base: LoraBase,
+        base: Frozen,
     },
 }
 
@@ -72,10 +45,10 @@ pub enum Tuning {
 pub struct Settings {
     /// One probability a layer, for both of its residual joins.
     pub dropout: Vec<f32>,
-    /// Numbers in products.
-    pub compute: Compute,
-    /// Numbers of what is trained.
-    pub weights: Weights,
+    /// What weights and activations are rounded to on their way into a product of the two; sums are F32.
+    pub compute: Number,
+    /// Format of the matrices that are trained, BF16 ones without a finer copy; norms are F32.
+    pub weights: Number,
     /// Keep only what enters each layer, and compute the rest again for the gradients.
     pub checkpointing: bool,
     /// NEFTune's alpha; 0: off.
@@ -93,8 +66,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             dropout: Vec::new(),
-            compute: Compute::F32,
-            weights: Weights::F32,
+            compute: Number::F32,
+            weights: Number::F32,
             checkpointing: true,
             neftune: 0.0,
             prompt_weight: 0.0,
@@ -279,6 +252,20 @@ fn parts(config: &LlamaConfig) -> Vec<Vec<Part>> {
     let rows = |name: &str| shapes.iter().find(|(n, _)| n == name).map_or(0, |(_, [rows, _])| *rows);
     let part = |name: String| Part { rows: rows(&name), name };
     stacks(config).into_iter().map(|names| names.into_iter().map(part).collect()).collect()
+}
+
+/// Where a tensor is: which of the stacks, and which of its rows.
+fn place<'a>(mut stacks: impl Iterator<Item = &'a [Part]>, name: &str) -> Option<(usize, Range<usize>)> {
+    let rows_in = |stack: &[Part]| {
+        let at = stack.iter().position(|part| part.name == name)?;
+        let first = stack[..at].iter().map(|part| part.rows).sum();
+        Some(first..first + stack[at].rows)
+    };
+    let mut at = 0;
+    stacks.find_map(|stack| {
+        at += 1;
+        rows_in(stack).map(|rows| (at - 1, rows))
+    })
 }
 
 fn check(settings: &Settings, config: &LlamaConfig) -> Result<(), ModelError> {

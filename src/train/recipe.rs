@@ -127,6 +127,8 @@ pub struct Recipe {
     pub seed: u64,
     /// LoRA, instead of all weights.
     pub lora: Option<Lora>,
+    /// What weights and activations are rounded to on their way into a product; sums are F32.
+    pub compute: Number,
     /// Format of the matrices that are trained. BF16 ones have no finer copy, and are rounded stochastically.
     pub weights: Number,
     /// Format of AdamW's two means.
@@ -164,6 +166,7 @@ pub struct Choices {
     pub lora_rank: Option<usize>,
     pub lora_alpha: Option<f64>,
     pub lora_base: Option<Frozen>,
+    pub compute: Option<Number>,
     pub weights: Option<Number>,
     pub moments: Option<Number>,
     pub micro_batch_tokens: Option<usize>,
@@ -214,6 +217,7 @@ impl Choices {
             clip: self.clip,
             seed: self.seed.unwrap_or(0),
             lora,
+            compute: self.compute.unwrap_or(Number::F32),
             weights: self.weights.unwrap_or(Number::F32),
             moments: self.moments.unwrap_or(Number::F32),
             micro_batch_tokens: self.micro_batch_tokens.unwrap_or(MAX_TOKENS),

@@ -17,13 +17,12 @@ use super::adapter;
 use super::checkpoint::Directory;
 use super::error::TrainError;
 use super::events::{Begin, Event, Memory, StepReport};
-use super::model::{Compute, Gradients, LoraBase, LossSum, Model, Settings, StepKey, Tuning, Weights};
+use super::model::{Gradients, LossSum, Model, Settings, StepKey, Tuning};
 use super::optimizer::{self, AdamW, OptimizerError};
 use super::order;
 use super::output::Output;
 use super::plan::shapes::parameters;
 use super::prepare::{Options, Prepared, weight};
-use super::recipe::{Frozen, Number};
 use super::render::Example;
 use super::samples;
 use super::schedule;
@@ -337,11 +336,8 @@ fn settings(prepared: &Prepared, options: &Options) -> Settings {
     let recipe = &prepared.recipe;
     Settings {
         dropout: schedule::dropout(recipe.dropout, prepared.base.checkpoint.config().num_layers),
-        compute: Compute::F32,
-        weights: match recipe.weights {
-            Number::F32 => Weights::F32,
-            Number::Bf16 => Weights::Bf16,
-        },
+        compute: recipe.compute,
+        weights: recipe.weights,
         checkpointing: recipe.checkpointing,
         neftune: recipe.neftune.unwrap_or(0.0) as f32,
         prompt_weight: recipe.prompt_loss_weight as f32,
@@ -349,11 +345,7 @@ fn settings(prepared: &Prepared, options: &Options) -> Settings {
         tuning: recipe.lora.map_or(Tuning::Full, |lora| Tuning::Lora {
             rank: lora.rank,
             alpha: lora.alpha as f32,
-            base: match lora.base {
-                Frozen::F32 => LoraBase::F32,
-                Frozen::Q8 => LoraBase::Q8_0,
-                Frozen::Q4 => LoraBase::Q4_0,
-            },
+            base: lora.base,
         }),
     }
 }

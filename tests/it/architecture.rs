@@ -36,8 +36,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["config", "serve"]),
     // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
     // answers of saved models, without HTTP. Nothing but its binary uses it.
-    ("train", &["engine", "hub", "model", "ops", "runner", "text"]),
-    ("bin", &["config::ByteSize", "train"]),
+    ("train", &["engine", "hub", "model", "ops", "plot", "runner", "text"]),
+    ("bin", &["config::ByteSize", "config::one_line", "train"]),
+    // Below everything: text and numbers.
+    ("plot", &[]),
     ("lib", &[]),
 ];
 

@@ -105,6 +105,9 @@ pub struct Run {
     #[arg(long, help_heading = "Validation")]
     no_samples: bool,
 
+    /// What weights and activations are rounded to before they are multiplied; no faster on the CPU [default: f32]
+    #[arg(long, value_enum, help_heading = "Memory and speed")]
+    compute: Option<NumberName>,
     /// Format of the matrices that are trained; bf16 has no finer copy, and is rounded stochastically [default: f32]
     #[arg(long, value_enum, help_heading = "Memory and speed")]
     weights: Option<NumberName>,
@@ -204,6 +207,7 @@ impl Run {
             lora_rank: self.lora_rank,
             lora_alpha: self.lora_alpha,
             lora_base: self.lora_base.map(Into::into),
+            compute: self.compute.map(Into::into),
             weights: self.weights.map(Into::into),
             moments: self.moments.map(Into::into),
             micro_batch_tokens: self.micro_batch_tokens,

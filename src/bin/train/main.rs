@@ -8,6 +8,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lima::config::one_line;
 use lima::train::signals::{self, stop_flag};
 use lima::train::{Outcome, Prepared};
 
@@ -32,10 +33,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) if !e.use_stderr() => e.exit(),
         Err(e) => {
-            // clap's first paragraph, on one line.
-            let text = e.to_string();
-            let line: Vec<_> = text.lines().take_while(|l| !l.trim().is_empty()).map(str::trim).collect();
-            eprintln!("train: {}", line.join(" ").trim_start_matches("error: "));
+            eprintln!("train: {}", one_line(&e));
             return ExitCode::from(2);
         }
     };

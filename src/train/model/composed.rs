@@ -4,7 +4,7 @@ use candle_core::{D, Device, Tensor, Var};
 
 use super::pack::Packed;
 use super::vocabulary::Vocabulary;
-use super::{Gradients, LossSum, ModelError, Parameter, Part, parts};
+use super::{Gradients, LossSum, ModelError, Parameter, Part, parts, place};
 use crate::model::config::LlamaConfig;
 use crate::model::llama::Llama;
 use crate::model::weights::Checkpoint;
@@ -38,21 +38,11 @@ impl Composed {
     }
 
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
-        for parameter in &self.parameters {
-            let mut first = 0;
-            for part in &parameter.tensors {
-                if part.name == name {
-                    let all = parameter.var.as_tensor();
-                    return Ok(Some(if all.rank() == 1 {
-                        all.copy()?
-                    } else {
-                        all.narrow(0, first, part.rows)?.copy()?
-                    }));
-                }
-                first += part.rows;
-            }
-        }
-        Ok(None)
+        let Some((at, rows)) = place(self.parameters.iter().map(|p| p.tensors.as_slice()), name) else {
+            return Ok(None);
+        };
+        let all = self.parameters[at].var.as_tensor();
+        Ok(Some(if all.rank() == 1 { all.copy()? } else { all.narrow(0, rows.start, rows.len())?.copy()? }))
     }
 
     pub fn accumulate(

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor, Var};
 
 use super::pack::Packed;
 use super::vocabulary::Vocabulary;
-use super::{Compute, Gradients, LoraBase, LossSum, ModelError, Parameter, Part, Settings, Tuning, Weights, parts};
+use super::{Gradients, LossSum, ModelError, Parameter, Part, Settings, Tuning, parts, place};
 use crate::model::config::LlamaConfig;
 use crate::model::llama::Llama;
 use crate::model::weights::Checkpoint;
@@ -13,6 +13,7 @@ use crate::ops::dense::Operands;
 use crate::ops::noise::Noise;
 use crate::ops::quant::DType;
 use crate::ops::tape::{Gradient, Keep, Loss, Tape, Targets, X};
+use crate::train::recipe::{Frozen, Number};
 
 pub(super) struct Fused {
     ops: Tape,
@@ -37,15 +38,15 @@ impl Fused {
         let processors = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let level = Level::from_env().map_err(ModelError::Settings)?;
         let kept = match (settings.tuning, settings.weights) {
-            (Tuning::Full, Weights::F32) => Keep::F32,
-            (Tuning::Full, Weights::Bf16) => Keep::Bf16,
-            (Tuning::Lora { base: LoraBase::F32, .. }, _) => Keep::Frozen(DType::F32),
-            (Tuning::Lora { base: LoraBase::Q8_0, .. }, _) => Keep::Frozen(DType::Q8_0),
-            (Tuning::Lora { base: LoraBase::Q4_0, .. }, _) => Keep::Frozen(DType::Q4_0),
+            (Tuning::Full, Number::F32) => Keep::F32,
+            (Tuning::Full, Number::Bf16) => Keep::Bf16,
+            (Tuning::Lora { base: Frozen::F32, .. }, _) => Keep::Frozen(DType::F32),
+            (Tuning::Lora { base: Frozen::Q8, .. }, _) => Keep::Frozen(DType::Q8_0),
+            (Tuning::Lora { base: Frozen::Q4, .. }, _) => Keep::Frozen(DType::Q4_0),
         };
         let operands = match settings.compute {
-            Compute::F32 => Operands::F32,
-            Compute::Bf16 => Operands::Bf16,
+            Number::F32 => Operands::F32,
+            Number::Bf16 => Operands::Bf16,
         };
         let mut ops = Tape::new(config, kept, operands, level, settings.threads.unwrap_or_else(processors));
         let mut llama = Llama::load(&mut ops, checkpoint, config, |_| ())?;
@@ -86,22 +87,14 @@ impl Fused {
 
     /// A tensor as it is served.
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
-        for (at, stack) in self.stacks.iter().enumerate() {
-            let mut first = 0;
-            for part in stack {
-                if part.name == name {
-                    let values = self.ops.merged(at, first..first + part.rows)?;
-                    let cols = values.len() / part.rows;
-                    let is_norm = name.ends_with("norm.weight");
-                    return Ok(Some(match is_norm {
-                        true => Tensor::from_vec(values, cols, &Device::Cpu)?,
-                        false => Tensor::from_vec(values, (part.rows, cols), &Device::Cpu)?,
-                    }));
-                }
-                first += part.rows;
-            }
-        }
-        Ok(None)
+        let Some((at, rows)) = place(self.stacks.iter().map(Vec::as_slice), name) else { return Ok(None) };
+        let count = rows.len();
+        let values = self.ops.merged(at, rows)?;
+        let cols = values.len() / count;
+        Ok(Some(match name.ends_with("norm.weight") {
+            true => Tensor::from_vec(values, cols, &Device::Cpu)?,
+            false => Tensor::from_vec(values, (count, cols), &Device::Cpu)?,
+        }))
     }
 
     pub fn accumulate(

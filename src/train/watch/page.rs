@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::chart::{Plot, STYLE, Series, escape};
+use super::chart::{Plot, STYLE, Series};
 use super::history::{History, Step};
 use super::metrics::Line;
 use super::units::{bytes, count, duration, number};
+use crate::plot::escape;
 
 const PAGE_STYLE: &str = "\
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);\

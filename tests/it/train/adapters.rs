@@ -3,7 +3,8 @@
 use lima::model::weights::Checkpoint;
 use lima::ops::parameter::{edit, edit_bf16};
 use lima::ops::philox::uniform;
-use lima::train::model::{Compute, LoraBase, Settings, StepKey, Tuning, Weights};
+use lima::train::model::{Settings, StepKey, Tuning};
+use lima::train::recipe::{Frozen, Number};
 use lima::train::{Example, Gradients, Model};
 
 use crate::support::goldens;
@@ -15,7 +16,7 @@ fn checkpoint(name: &str) -> Checkpoint {
     Checkpoint::open(goldens::path(name)).unwrap()
 }
 
-fn lora(base: LoraBase) -> Settings {
+fn lora(base: Frozen) -> Settings {
     Settings { tuning: Tuning::Lora { rank: 3, alpha: 6.0, base }, threads: Some(2), ..Settings::default() }
 }
 
@@ -57,7 +58,7 @@ fn lora_begins_as_its_base() {
     for name in NAMES {
         let checkpoint = checkpoint(name);
         let mut full = Model::new(&checkpoint, Some(60), Settings::default()).unwrap();
-        let mut model = Model::new(&checkpoint, Some(60), lora(LoraBase::F32)).unwrap();
+        let mut model = Model::new(&checkpoint, Some(60), lora(Frozen::F32)).unwrap();
         let (a, b) = (loss(&mut full, &examples()), loss(&mut model, &examples()));
         assert!((a - b).abs() < 1e-6 * a, "{name}: {b} for {a}");
         let tables = if name == "gqa" { 2 } else { 1 };
@@ -70,7 +71,7 @@ fn lora_begins_as_its_base() {
 
 #[test]
 fn gradients_of_lora_are_the_slopes_of_its_loss() {
-    for (name, base) in NAMES.into_iter().zip([LoraBase::F32, LoraBase::Q8_0]) {
+    for (name, base) in NAMES.into_iter().zip([Frozen::F32, Frozen::Q8]) {
         let mut model = Model::new(&checkpoint(name), Some(60), lora(base)).unwrap();
         disturb(&model);
         let examples = examples();
@@ -101,7 +102,7 @@ fn gradients_of_lora_are_the_slopes_of_its_loss() {
 #[test]
 fn a_merged_adapter_is_the_same_model() {
     let checkpoint = checkpoint("gqa");
-    let mut model = Model::new(&checkpoint, Some(60), lora(LoraBase::F32)).unwrap();
+    let mut model = Model::new(&checkpoint, Some(60), lora(Frozen::F32)).unwrap();
     disturb(&model);
     let merged = Model::new(&checkpoint, Some(60), Settings::default()).unwrap();
     for parameter in merged.parameters() {
@@ -124,10 +125,10 @@ fn bases_in_blocks_and_weights_in_bf16_are_near() {
     let of = |settings: Settings| loss(&mut Model::new(&checkpoint, Some(60), settings).unwrap(), &examples());
     let exact = of(Settings::default());
     for (settings, tolerance) in [
-        (lora(LoraBase::Q8_0), 0.02),
-        (lora(LoraBase::Q4_0), 0.3),
-        (Settings { weights: Weights::Bf16, ..Settings::default() }, 0.02),
-        (Settings { compute: Compute::Bf16, ..Settings::default() }, 0.02),
+        (lora(Frozen::Q8), 0.02),
+        (lora(Frozen::Q4), 0.3),
+        (Settings { weights: Number::Bf16, ..Settings::default() }, 0.02),
+        (Settings { compute: Number::Bf16, ..Settings::default() }, 0.02),
     ] {
         let near = of(settings.clone());
         assert!(near != exact && (near - exact).abs() < tolerance * exact, "{settings:?}: {near} for {exact}");
@@ -138,8 +139,8 @@ fn bases_in_blocks_and_weights_in_bf16_are_near() {
 fn bf16_weights_have_the_gradients_of_their_values() {
     let checkpoint = checkpoint("llama3");
     let settings = |weights| Settings { weights, threads: Some(2), ..Settings::default() };
-    let mut coarse = Model::new(&checkpoint, None, settings(Weights::Bf16)).unwrap();
-    let mut fine = Model::new(&checkpoint, None, settings(Weights::F32)).unwrap();
+    let mut coarse = Model::new(&checkpoint, None, settings(Number::Bf16)).unwrap();
+    let mut fine = Model::new(&checkpoint, None, settings(Number::F32)).unwrap();
     // The file is BF16, so both have the same values.
     assert_eq!(gradients(&mut coarse, &examples()), gradients(&mut fine, &examples()));
     let matrix = coarse.parameters().iter().find(|p| p.decay).unwrap().var.clone();

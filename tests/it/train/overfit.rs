@@ -45,8 +45,8 @@ async fn with_lora() {
     overfit(&["--lora-rank", "16", "--lora-base", "q8_0"]).await;
 }
 
-/// And so do BF16 matrices without masters.
+/// And so do BF16 matrices without masters, multiplied in BF16.
 #[tokio::test]
-async fn with_bf16_weights() {
-    overfit(&["--weights", "bf16", "--moments", "bf16"]).await;
+async fn with_bf16() {
+    overfit(&["--compute", "bf16", "--weights", "bf16", "--moments", "bf16"]).await;
 }

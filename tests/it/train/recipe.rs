@@ -31,6 +31,7 @@ fn defaults_are_the_papers() {
         clip: None,
         seed: 0,
         lora: None,
+        compute: Number::F32,
         weights: Number::F32,
         moments: Number::F32,
         micro_batch_tokens: 2048,
@@ -48,7 +49,7 @@ fn defaults_are_the_papers() {
     let json = serde_json::Value::Object(paper.to_json()).to_string();
     assert_eq!(
         json,
-        r#"{"recipe":"lima","template":"lima","epochs":15,"batch-size":32,"max-tokens":2048,"lr":0.00001,"lr-end":1e-6,"schedule":"linear","warmup-steps":0,"beta1":0.9,"beta2":0.95,"eps":1e-8,"weight-decay":0.1,"dropout":0.3,"prompt-loss-weight":0.0,"neftune":null,"clip":null,"seed":0,"lora":null,"weights":"f32","moments":"f32","micro-batch-tokens":2048,"checkpointing":true,"val-split":0}"#
+        r#"{"recipe":"lima","template":"lima","epochs":15,"batch-size":32,"max-tokens":2048,"lr":0.00001,"lr-end":1e-6,"schedule":"linear","warmup-steps":0,"beta1":0.9,"beta2":0.95,"eps":1e-8,"weight-decay":0.1,"dropout":0.3,"prompt-loss-weight":0.0,"neftune":null,"clip":null,"seed":0,"lora":null,"compute":"f32","weights":"f32","moments":"f32","micro-batch-tokens":2048,"checkpointing":true,"val-split":0}"#
     );
     assert_eq!(serde_json::from_str::<Recipe>(&json).unwrap(), paper);
 }
