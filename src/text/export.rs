@@ -105,6 +105,11 @@ impl TokenizerFiles {
         }
     }
 
+    /// The chat template, if there is one.
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_deref()
+    }
+
     /// The tokenizer that the files describe.
     pub fn tokenizer(&self) -> Result<std::sync::Arc<Tokenizer>, TokenizerError> {
         let mut config = TokenizerConfig::default();

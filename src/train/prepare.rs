@@ -145,7 +145,7 @@ impl Prepared {
         let held_out = options.val_data.as_deref().map(Dataset::read).transpose()?;
         let base = Base::open(&options.base)?;
         let shape = base.checkpoint.config();
-        let recipe = choices.resolve(parameters(shape))?;
+        let recipe = choices.within(shape.max_position_embeddings).resolve(parameters(shape))?;
         if held_out.is_some() && recipe.val_split > 0 {
             return Err(PrepareError::TwoValidations);
         }

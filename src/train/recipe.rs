@@ -184,6 +184,11 @@ pub struct RecipeError {
 }
 
 impl Choices {
+    /// The same for a base made for so many positions: the recipe's own length is no longer than that.
+    pub fn within(&self, positions: usize) -> Self {
+        Self { max_tokens: self.max_tokens.or(Some(MAX_TOKENS.min(positions))), ..self.clone() }
+    }
+
     /// The recipe for a base of so many parameters.
     ///
     /// # Errors

@@ -91,6 +91,8 @@ impl Renderer {
     pub fn new(base: &Base, template: Template) -> Result<Self, RenderError> {
         let (files, new_token) = match template {
             Template::Base => (base.tokenizer.clone(), None),
+            // What this trainer has made before goes on with the token it has.
+            Template::Lima if base.tokenizer.template() == Some(LIMA_TEMPLATE) => (base.tokenizer.clone(), None),
             Template::Lima => {
                 let (files, id) = base.tokenizer.clone().with_end_of_turn(END_OF_TURN, LIMA_TEMPLATE)?;
                 (files, Some(id))

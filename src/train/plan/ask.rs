@@ -64,7 +64,7 @@ impl Ask {
 /// # Errors
 /// A constant of the recipe is out of its range.
 pub fn of_shape(name: &str, config: &LlamaConfig, choices: &Choices, ask: &Ask) -> Result<Question, RecipeError> {
-    let recipe = choices.resolve(super::shapes::parameters(config))?;
+    let recipe = choices.within(config.max_position_embeddings).resolve(super::shapes::parameters(config))?;
     // The first id that is free.
     let new = (recipe.template == Template::Lima).then_some(config.vocab_size as TokenId);
     let data = Data::lima();

@@ -216,3 +216,20 @@ fn lora_is_saved_merged_and_as_an_adapter() {
             .collect::<Vec<_>>()
     );
 }
+
+/// What was made is a base again: it has the token and the template, and no row is added.
+#[test]
+fn a_run_begins_from_what_another_made() {
+    let bench = Bench::new(DType::F32);
+    let first = bench.trained("first", &["--epochs", "1"]);
+    fs::rename(bench.path("base"), bench.path("old")).unwrap();
+    fs::rename(first.join("epoch-01"), bench.path("base")).unwrap();
+    let second = bench.trained("second", &["--epochs", "1"]);
+    let dirs = [bench.path("base"), second.join("epoch-01")];
+    let [old, new] = dirs.each_ref().map(|dir| Checkpoint::open(dir).unwrap().config().vocab_size);
+    assert_eq!(old, new);
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let [old, new] = dirs.each_ref().map(|dir| fs::read(dir.join(name)).unwrap());
+        assert!(old == new, "{name}");
+    }
+}

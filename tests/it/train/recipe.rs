@@ -72,6 +72,10 @@ fn choices_stand() {
         ..none.clone()
     });
     assert_eq!((own.batch_size, own.dropout, own.neftune, own.clip), (7, 0.0, Some(5.0), Some(1.0)));
+    // A base for fewer positions than the recipe has tokens.
+    let lengths = [1024, 4096].map(|positions| resolve(none.within(positions)).max_tokens);
+    assert_eq!(lengths, [1024, 2048]);
+    assert_eq!(resolve(Choices { max_tokens: Some(3000), ..none.clone() }.within(1024)).max_tokens, 3000);
     // LoRA has rates of its own.
     let lora = resolve(Choices { lora_rank: Some(16), ..none.clone() });
     assert_eq!((lora.lr, lora.lr_end), (1e-4, 1e-5));
