@@ -20,6 +20,8 @@ pub fn escape(text: &str) -> String {
 
 /// Round numbers from at most `min` to at least `max`, about `count` of them, no closer than `least`.
 pub fn ticks(min: f64, max: f64, count: usize, least: f64) -> Vec<f64> {
+    // Data without an end has no axis of its own.
+    let max = if max.is_finite() { max } else { min };
     let span = if max > min { max - min } else { min.abs().max(1.0) * 0.1 };
     let rough = span / count as f64;
     let power = 10f64.powf(rough.log10().floor());

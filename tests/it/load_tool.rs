@@ -350,9 +350,9 @@ fn flags_are_checked() {
 
 #[test]
 fn plots_are_well_formed_whatever_their_text() {
-    assert_eq!(tool::chart::escape("<a & \"b\">\u{1}"), "&lt;a &amp; &quot;b&quot;&gt; ");
+    assert_eq!(lima::plot::escape("<a & \"b\">\u{1}"), "&lt;a &amp; &quot;b&quot;&gt; ");
     for max in [0.0, 1e-9, 0.7, 1.0, 19.0, 1234.5, f64::NAN, f64::INFINITY] {
-        let ticks = tool::chart::ticks(max, 5);
+        let ticks = lima::plot::ticks(0.0, max, 5, 0.0);
         assert!((2..=7).contains(&ticks.len()) && ticks[0] == 0.0, "{max}: {ticks:?}");
         assert!(!max.is_finite() || *ticks.last().unwrap() >= max, "{max}: {ticks:?}");
     }
