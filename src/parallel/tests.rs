@@ -188,7 +188,7 @@ fn calls_that_differ_are_refused_on_all_ranks() {
             0 => local.all_reduce(&mut [1.0; 3]),
             _ => local.all_reduce(&mut [1.0; 4]),
         };
-        assert_eq!(local.broadcast(2, &mut []).is_err(), true);
+        assert!(local.broadcast(2, &mut []).is_err());
         first.unwrap_err().to_string()
     });
     let expected = "ranks disagree: rank 0 calls AllReduce of 3 numbers, rank 1 AllReduce of 4";
