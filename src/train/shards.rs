@@ -68,6 +68,11 @@ impl Shards {
         self.stacks[at].count()
     }
 
+    /// Numbers of all parameters, whole.
+    pub fn trained(&self) -> u64 {
+        self.stacks.iter().map(|stack| stack.count() as u64).sum()
+    }
+
     /// The shape of a parameter, whole.
     pub fn shape(&self, at: usize, parameter: &Parameter) -> Vec<usize> {
         match parameter.var.rank() {

@@ -106,6 +106,7 @@ fn gathered(
     let (at, kind) = (i / KINDS.len(), i % KINDS.len());
     let wide = |values: &[bf16]| values.iter().map(|v| v.to_f32()).collect();
     let part = match (kind, &optimizer.moments()[at]) {
+        (0, _) if !shards.is_of_first_copy() => return Ok(Vec::new()),
         (0, _) => return shards.whole(at, weights(&parameters[at])?),
         (1, Moments::F32(mean, _)) => mean.clone(),
         (1, Moments::Bf16(mean, _)) => wide(mean),
