@@ -12,7 +12,7 @@ use super::state::State;
 use super::trainer::{Outcome, Run};
 use crate::model::weights::{Checkpoint, LoadError};
 use crate::ops::quant::is_finite;
-use crate::parallel::{Communicator, Ranks};
+use crate::parallel::Ranks;
 
 /// Trains to the end, or until `stop` is set: then the step is finished and the state saved. A run that is found in the
 /// directory goes on from its state, however many ranks left it.
@@ -108,4 +108,3 @@ fn check_numbers(checkpoint: &Checkpoint) -> Result<(), LoadError> {
     }
     Ok(())
 }
-

@@ -14,7 +14,7 @@ use super::model::stack::Stack;
 use super::model::{Gradients, Parameter};
 use super::optimizer::Owner;
 use crate::ops::parameter::{edit, edit_bf16, read, read_bf16};
-use crate::parallel::{CommError, Communicator, Ranks};
+use crate::parallel::{CommError, Ranks};
 
 /// Numbers could not be exchanged.
 #[derive(Debug, thiserror::Error)]
