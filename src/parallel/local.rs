@@ -270,28 +270,28 @@ impl Communicator for Local {
     }
 
     fn all_reduce(&self, values: &mut [f32]) -> Result<(), CommError> {
-        let slices = self.enter(Kind::AllReduce, values)?;
+        let (len, slices) = (values.len(), self.enter(Kind::AllReduce, values)?);
         // SAFETY: all have entered with this length; parts are summed, and fetched once all are.
-        unsafe { self.add(&slices, values.len()) };
+        unsafe { self.add(&slices, len) };
         self.phase(false);
         // SAFETY: as above.
-        unsafe { self.fetch(&slices, values.len()) };
+        unsafe { self.fetch(&slices, len) };
         self.phase(true);
         Ok(())
     }
 
     fn all_gather(&self, values: &mut [f32]) -> Result<(), CommError> {
-        let slices = self.enter(Kind::AllGather, values)?;
+        let (len, slices) = (values.len(), self.enter(Kind::AllGather, values)?);
         // SAFETY: all have entered with this length, and none writes its own part.
-        unsafe { self.fetch(&slices, values.len()) };
+        unsafe { self.fetch(&slices, len) };
         self.phase(true);
         Ok(())
     }
 
     fn reduce_scatter(&self, values: &mut [f32]) -> Result<(), CommError> {
-        let slices = self.enter(Kind::ReduceScatter, values)?;
+        let (len, slices) = (values.len(), self.enter(Kind::ReduceScatter, values)?);
         // SAFETY: all have entered with this length, and each writes its own part.
-        unsafe { self.add(&slices, values.len()) };
+        unsafe { self.add(&slices, len) };
         self.phase(true);
         Ok(())
     }
@@ -300,10 +300,10 @@ impl Communicator for Local {
         if root >= self.size {
             return Err(CommError::Mismatch(format!("rank {root} of {} is to broadcast", self.size)));
         }
-        let slices = self.enter(Kind::Broadcast(root), values)?;
+        let (len, slices) = (values.len(), self.enter(Kind::Broadcast(root), values)?);
         if root != self.rank {
             // SAFETY: all have entered with this length; the root's slice is not written, and ours not read.
-            unsafe { std::ptr::copy_nonoverlapping(slices[root], slices[self.rank], values.len()) };
+            unsafe { std::ptr::copy_nonoverlapping(slices[root], slices[self.rank], len) };
         }
         self.phase(true);
         Ok(())

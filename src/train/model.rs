@@ -157,8 +157,8 @@ impl Model {
         Self::shard(checkpoint, new_token, settings, Arc::new(Solo))
     }
 
-    /// The part of the model that one of these ranks holds and computes, of all weights in [`Tuning::Full`]. All ranks make
-    /// the same calls.
+    /// The part of the model that one of these ranks holds and computes. All ranks make the same calls. Of several, all
+    /// weights are trained: LoRA is not cut.
     ///
     /// # Errors
     /// As [`Model::load`]'s, or the model cannot be divided over the ranks.

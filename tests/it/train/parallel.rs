@@ -308,7 +308,7 @@ fn weights_and_states_are_sharded() {
 fn a_plan_of_ranks() {
     let bench = Bench::of(DType::F32, 4);
     let plan = |more: &[&str]| {
-        let more = [&["--dry-run"], more].concat();
+        let more = [&["--dry-run"][..], more].concat();
         let output = bench.command("out", &more).stdout(Stdio::piped()).output().unwrap();
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
