@@ -8,6 +8,7 @@ mod layout;
 mod local;
 mod solo;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 use std::time::Duration;

@@ -117,7 +117,7 @@ fn ranks_are_in_their_groups() {
 #[test]
 fn a_lost_rank_ends_the_others() {
     let outcomes = thread::scope(|scope| {
-        let job = |ranks: Ranks| {
+        let job = |ranks: Ranks| -> Result<(), CommError> {
             let mut values = [0f32; 100];
             loop {
                 ranks.tensor.all_reduce(&mut values)?;
@@ -126,7 +126,7 @@ fn a_lost_rank_ends_the_others() {
             }
         };
         let all = Ranks::local(Layout { tensor: 2, data: 2 }, None);
-        let all: Vec<_> = all.into_iter().map(|r| scope.spawn(move || -> Result<(), CommError> { job(r) })).collect();
+        let all: Vec<_> = all.into_iter().map(|r| scope.spawn(move || job(r))).collect();
         all.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
     });
     for (rank, outcome) in outcomes.into_iter().enumerate() {
