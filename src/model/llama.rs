@@ -1,7 +1,4 @@
-            let (ranks, format) = (share.of, whole.dtype);
-            let uneven = || {
-                checkpoint.tensor_error(name, format_args!("cannot be cut over {ranks} ranks between blocks of {format}"))
-            };//! The Llama, written once over [`Ops`].
+//! The Llama, written once over [`Ops`].
 
 use crate::model::config::LlamaConfig;
 use crate::model::lora::{Part, Site};
@@ -80,8 +77,8 @@ impl<O: Ops> Llama<O> {
         let tensor = |name: &str| {
             let whole = checkpoint.tensor(name)?;
             let uneven = || {
-                let Share { of, .. } = share;
-                checkpoint.tensor_error(name, format_args!("cannot be cut over {of} ranks between blocks of {}", whole.dtype))
+                let (ranks, format) = (share.of, whole.dtype);
+                checkpoint.tensor_error(name, format_args!("cannot be cut over {ranks} ranks between blocks of {format}"))
             };
             shard(&whole, name, config.vocab_size, share).ok_or_else(uneven)
         };
