@@ -78,7 +78,8 @@ impl<O: Ops> Llama<O> {
             let whole = checkpoint.tensor(name)?;
             let uneven = || {
                 let (ranks, format) = (share.of, whole.dtype);
-                checkpoint.tensor_error(name, format_args!("cannot be cut over {ranks} ranks between blocks of {format}"))
+                checkpoint
+                    .tensor_error(name, format_args!("cannot be cut over {ranks} ranks between blocks of {format}"))
             };
             shard(&whole, name, config.vocab_size, share).ok_or_else(uneven)
         };

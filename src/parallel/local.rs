@@ -136,8 +136,7 @@ impl Local {
             arrived: 0,
             phases: 0,
         };
-        let state =
-            State { failure: None, gone: vec![false; ranks], groups: groups.iter().map(state).collect() };
+        let state = State { failure: None, gone: vec![false; ranks], groups: groups.iter().map(state).collect() };
         let world = Arc::new(World { deadline, state: Mutex::new(state), changed: Condvar::new() });
         let places = |rank: usize| {
             let seat = Arc::new(Seat { world: Arc::clone(&world), rank });

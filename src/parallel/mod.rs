@@ -84,7 +84,8 @@ pub trait Communicator: Send + Sync {
         self.all_gather(&mut all)?;
         let whole = |pair: &[f32]| f64::from_bits(u64::from(pair[0].to_bits()) << 32 | u64::from(pair[1].to_bits()));
         for (i, value) in values.iter_mut().enumerate() {
-            *value = (1..ranks).fold(whole(&all[2 * i..][..2]), |sum, rank| sum + whole(&all[2 * (rank * n + i)..][..2]));
+            *value =
+                (1..ranks).fold(whole(&all[2 * i..][..2]), |sum, rank| sum + whole(&all[2 * (rank * n + i)..][..2]));
         }
         Ok(())
     }

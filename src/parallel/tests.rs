@@ -40,14 +40,15 @@ fn collectives_equal_naive_ones() {
     for ranks in 1..5 {
         for len in SIZES {
             // In rank order, as promised: bit for bit.
+            let given: Vec<Vec<f32>> = (0..ranks).map(|rank| numbers(rank, len)).collect();
             let sums: Vec<f32> =
-                (0..len).map(|i| (0..ranks).map(|rank| numbers(rank, len)[i]).reduce(|a, b| a + b).unwrap()).collect();
+                (0..len).map(|i| given.iter().map(|values| values[i]).reduce(|a, b| a + b).unwrap()).collect();
             let part = |rank| Share { rank, of: ranks }.of(len);
-            let gathered: Vec<f32> = (0..ranks).flat_map(|rank| numbers(rank, len)[part(rank)].to_vec()).collect();
+            let gathered: Vec<f32> = (0..ranks).flat_map(|rank| given[rank][part(rank)].to_vec()).collect();
             let done = together(ranks, |local| {
                 let rank = local.rank();
                 assert_eq!((local.world_size(), local.share()), (ranks, Share { rank, of: ranks }));
-                let own = || numbers(rank, len);
+                let own = || given[rank].clone();
                 // Several rounds, so that a fast rank meets the slow ones of the round before.
                 for round in 0..3 {
                     let (mut reduced, mut scattered, mut all) = (own(), own(), own());
@@ -60,7 +61,7 @@ fn collectives_equal_naive_ones() {
                     let root = round % ranks;
                     let mut told = own();
                     local.broadcast(root, &mut told).unwrap();
-                    assert_eq!(told, numbers(root, len));
+                    assert_eq!(told, given[root]);
                     local.barrier().unwrap();
                 }
                 let mut wide = [0.1 + rank as f64, -0.0, f64::MAX / 8.0];

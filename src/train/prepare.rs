@@ -121,7 +121,9 @@ pub enum PrepareError {
         error: ConfigError,
     },
     /// Adapters are not cut.
-    #[error("--tensor-parallel-size does not go with --lora-rank, whose matrices are not cut; --data-parallel-size does")]
+    #[error(
+        "--tensor-parallel-size does not go with --lora-rank, whose matrices are not cut; --data-parallel-size does"
+    )]
     LoraOverRanks,
     /// Dev prompts that cannot be read.
     #[error(transparent)]

@@ -97,12 +97,7 @@ pub fn assist(parameters: &[Parameter], optimizer: &AdamW, shards: &Shards) -> R
 }
 
 /// Entry `i`, whole, on the ranks that hold the first copy of the model. All ranks call.
-fn gathered(
-    i: usize,
-    parameters: &[Parameter],
-    optimizer: &AdamW,
-    shards: &Shards,
-) -> Result<Vec<f32>, ShardError> {
+fn gathered(i: usize, parameters: &[Parameter], optimizer: &AdamW, shards: &Shards) -> Result<Vec<f32>, ShardError> {
     let (at, kind) = (i / KINDS.len(), i % KINDS.len());
     let wide = |values: &[bf16]| values.iter().map(|v| v.to_f32()).collect();
     let part = match (kind, &optimizer.moments()[at]) {
@@ -160,12 +155,7 @@ impl State {
     ///
     /// # Errors
     /// Tensors are not those of the parameters.
-    pub fn restore(
-        &self,
-        parameters: &[Parameter],
-        settings: Settings,
-        shards: &Shards,
-    ) -> Result<AdamW, StateError> {
+    pub fn restore(&self, parameters: &[Parameter], settings: Settings, shards: &Shards) -> Result<AdamW, StateError> {
         let wrong = |what: String| StateError::Unusable { path: self.file.path.clone(), what };
         let tensors = parse(&self.file).map_err(|e| wrong(e.to_string()))?;
         let mut moments = Vec::with_capacity(parameters.len());
@@ -173,8 +163,7 @@ impl State {
             let bytes = |kind: &str, dtype: DType| -> Result<Cow<'_, [u8]>, StateError> {
                 let name = format!("{kind}.{}", name_of(parameter));
                 let stored = if dtype == DType::F32 { quant::DType::F32 } else { quant::DType::BF16 };
-                let fits =
-                    tensors.get(&name).filter(|t| t.dtype == stored && t.rows * t.cols == shards.count(at));
+                let fits = tensors.get(&name).filter(|t| t.dtype == stored && t.rows * t.cols == shards.count(at));
                 let info = fits.ok_or_else(|| wrong(format!("has no tensor {name} of this model")))?;
                 Ok(shards.bytes(at, &self.file[info.offset..][..info.size]))
             };

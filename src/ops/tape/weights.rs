@@ -228,7 +228,9 @@ impl Tape {
         let mean: Vec<f32> = mean.iter().map(|m| (m / new.max(1) as f64) as f32).collect();
         let mut weight = match &old.numbers {
             Numbers::Var(var) => Weight::variable(here.len(), cols, false, var.dtype())?,
-            _ if here.len() < rows => return Err(OpsError::Unsupported("a frozen table cannot be cut over ranks".into())),
+            _ if here.len() < rows => {
+                return Err(OpsError::Unsupported("a frozen table cannot be cut over ranks".into()));
+            }
             Numbers::Plain(_) => Weight::constant(DType::F32, rows, cols)?,
             Numbers::Constant(dtype, _) => Weight::constant(*dtype, rows, cols)?,
         };

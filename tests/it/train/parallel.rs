@@ -209,7 +209,10 @@ fn a_killed_rank_ends_the_run_and_it_resumes() {
     let mut saved = Vec::new();
     for calls in [5, 45, 150] {
         let error = run_on(&bench, "out", &choices, dying(two, calls)).unwrap_err().to_string();
-        assert!(error.contains("rank 1 panicked; ") || error.contains("cannot be written: rank 1 panicked; "), "{error}");
+        assert!(
+            error.contains("rank 1 panicked; ") || error.contains("cannot be written: rank 1 panicked; "),
+            "{error}"
+        );
         assert!(!has_temporary(&bench.path("out")));
         saved.push(losses(&bench.path("out")).len());
     }

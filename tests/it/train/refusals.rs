@@ -94,7 +94,7 @@ fn wrong_runs_are_refused_before_anything_is_written() {
             "--tensor-parallel-size does not go with --lora-rank, whose matrices are not cut; --data-parallel-size does",
         ),
         (
-            "--data-parallel-size 8 --batch-size 4",
+            "--batch-size 4 --data-parallel-size 8",
             "--data-parallel-size is 8, more than the 4 examples of --batch-size",
         ),
         ("--data-parallel-size 0", "invalid value '0' for '--data-parallel-size <N>'"),
