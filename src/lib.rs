@@ -9,6 +9,7 @@ pub mod http;
 pub mod hub;
 pub mod model;
 pub mod ops;
+pub mod parallel;
 pub mod plot;
 pub mod runner;
 pub mod serve;

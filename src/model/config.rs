@@ -85,6 +85,24 @@ impl LlamaConfig {
         self.num_kv_heads * self.head_dim
     }
 
+    /// The shape of what each of `ranks` tensor-parallel ranks holds.
+    ///
+    /// # Errors
+    /// A size is no multiple of `ranks`; the message names it.
+    pub fn divided(&self, ranks: usize) -> Result<Self, ConfigError> {
+        let over = |name: &str, size: usize| match size.is_multiple_of(ranks) {
+            true => Ok(size / ranks),
+            false => Err(ConfigError(format!("{name} {size} cannot be divided over {ranks} ranks"))),
+        };
+        Ok(Self {
+            num_heads: over("num_attention_heads", self.num_heads)?,
+            num_kv_heads: over("num_key_value_heads", self.num_kv_heads)?,
+            intermediate_size: over("intermediate_size", self.intermediate_size)?,
+            vocab_size: over("vocab_size", self.vocab_size)?,
+            ..self.clone()
+        })
+    }
+
     /// Checks ranges and relations. Bounds are far above any real model and far below overflow.
     fn checked(self) -> Result<Self, ConfigError> {
         let sizes = [

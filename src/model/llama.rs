@@ -2,8 +2,10 @@
 
 use crate::model::config::LlamaConfig;
 use crate::model::lora::{Part, Site};
+use crate::model::weights::shard::shard;
 use crate::model::weights::{Checkpoint, LoadError};
 use crate::ops::{Batch, Ops, OpsError};
+use crate::parallel::Share;
 
 /// Weights of a LLaMA-architecture model in the form `O` computes with.
 pub struct Llama<O: Ops> {
@@ -46,18 +48,44 @@ struct Layer<O: Ops> {
 }
 
 impl<O: Ops> Llama<O> {
-    /// Reads every weight of `checkpoint` into `ops`' own form, one product's matrices at a time, and lets go of the
-    /// file's pages behind. `progress` gets the bytes read so far.
+    /// Reads every weight of `checkpoint`: [`Llama::load_shard`] of one rank.
+    ///
+    /// # Errors
+    /// A weight is missing or cannot be used.
     pub fn load(
         ops: &mut O,
         checkpoint: &Checkpoint,
         config: &LlamaConfig,
+        progress: impl FnMut(u64),
+    ) -> Result<Self, LoadError> {
+        Self::load_shard(ops, checkpoint, config, Share::WHOLE, progress)
+    }
+
+    /// Reads a tensor-parallel rank's part of every weight of `checkpoint`, a model of shape `config`, into `ops`' own form,
+    /// one product's matrices at a time, and lets go of the file's pages behind. `progress` gets the bytes read so far.
+    ///
+    /// # Errors
+    /// A weight is missing or cannot be used.
+    pub fn load_shard(
+        ops: &mut O,
+        checkpoint: &Checkpoint,
+        config: &LlamaConfig,
+        share: Share,
         mut progress: impl FnMut(u64),
     ) -> Result<Self, LoadError> {
         let fault = |name: &str, e: OpsError| checkpoint.tensor_error(name, format_args!("cannot be used: {e}"));
+        let tensor = |name: &str| {
+            let whole = checkpoint.tensor(name)?;
+            let uneven = || {
+                let (ranks, format) = (share.of, whole.dtype);
+                checkpoint
+                    .tensor_error(name, format_args!("cannot be cut over {ranks} ranks between blocks of {format}"))
+            };
+            shard(&whole, name, config.vocab_size, share).ok_or_else(uneven)
+        };
         let mut done = 0;
         let mut linear = |ops: &mut O, names: Vec<String>, gate_up: bool| {
-            let parts = names.iter().map(|n| checkpoint.tensor(n)).collect::<Result<Vec<_>, _>>()?;
+            let parts = names.iter().map(|n| tensor(n)).collect::<Result<Vec<_>, _>>()?;
             done += parts.iter().map(|p| p.num_bytes() as u64).sum::<u64>();
             let made = if gate_up { ops.load_gate_up(&parts[0], &parts[1]) } else { ops.load_linear(&parts) };
             drop(parts);
@@ -67,7 +95,7 @@ impl<O: Ops> Llama<O> {
         };
         let norm = |ops: &mut O, names: Vec<String>| {
             let name = &names[0];
-            ops.load_norm(&checkpoint.tensor(name)?, config.rms_norm_eps).map_err(|source| fault(name, source))
+            ops.load_norm(&tensor(name)?, config.rms_norm_eps).map_err(|source| fault(name, source))
         };
 
         let mut stacks = stacks(config).into_iter();

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::engine::{AdapterSlot, BlockId, TokenId};
 use crate::model::lora::Site;
 use crate::model::weights::TensorView;
+use crate::parallel::CommError;
 
 /// One sequence's part of a batch: `tokens` of the batch stand at positions `start..start + len`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +80,9 @@ pub enum OpsError {
     /// candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    /// Other ranks are lost.
+    #[error(transparent)]
+    Ranks(#[from] CommError),
 }
 
 impl OpsError {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::model::Model;
+use super::model::{Model, ModelError};
 use super::recipe::Number;
 use super::render::Renderer;
 use super::tensors::{self, Entry};
@@ -55,7 +55,8 @@ impl<'a> Directory<'a> {
         Self { max_shard, ..self }
     }
 
-    /// Writes everything into `dir`, which exists and is empty, and syncs the files.
+    /// Writes everything into `dir`, which exists and is empty, and syncs the files. Other tensor-parallel ranks call
+    /// [`assist`].
     ///
     /// # Errors
     /// A file cannot be written, or the model lacks a tensor.
@@ -97,6 +98,14 @@ impl<'a> Directory<'a> {
         }
         Ok(())
     }
+}
+
+/// Gives the rank that writes a directory what it lacks: all tensors, in its order.
+///
+/// # Errors
+/// A rank is lost.
+pub fn assist(model: &Model) -> Result<(), ModelError> {
+    expected_tensors(model.config()).iter().try_for_each(|(name, _)| model.tensor(name).map(drop))
 }
 
 /// Files of at most `most` bytes, or of one tensor that has more.

@@ -8,8 +8,10 @@ use super::model::ModelError;
 use super::optimizer::OptimizerError;
 use super::output::OutputError;
 use super::samples::SampleError;
+use super::shards::ShardError;
 use super::state::StateError;
 use crate::model::weights::LoadError;
+use crate::parallel::CommError;
 
 /// Why a run ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,12 @@ pub enum TrainError {
     /// Answers.
     #[error("sample answers: {0}")]
     Samples(#[from] SampleError),
+    /// Other ranks.
+    #[error(transparent)]
+    Ranks(#[from] CommError),
+    /// What ranks exchange.
+    #[error(transparent)]
+    Shards(#[from] ShardError),
     /// Numbers went wrong; nothing was saved of them.
     #[error("step {step}: {what}; {last}")]
     Diverged {

@@ -3,9 +3,11 @@
 mod composed;
 mod fused;
 mod pack;
+pub(super) mod stack;
 pub(super) mod vocabulary;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -23,6 +25,7 @@ use crate::model::weights::{Checkpoint, LoadError, expected_tensors};
 use crate::ops::OpsError;
 pub use crate::ops::noise::StepKey;
 pub use crate::ops::parameter::{Gradients, Parameter, Part};
+use crate::parallel::{CommError, Communicator, Solo};
 
 /// Which weights are trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,6 +92,9 @@ pub enum ModelError {
     /// candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    /// Other ranks are lost.
+    #[error(transparent)]
+    Ranks(#[from] CommError),
     /// Settings that do not fit each other or the base.
     #[error("{0}")]
     Settings(String),
@@ -148,8 +154,22 @@ impl Model {
     /// # Errors
     /// As [`Model::load`]'s.
     pub fn new(checkpoint: &Checkpoint, new_token: Option<TokenId>, settings: Settings) -> Result<Self, ModelError> {
+        Self::shard(checkpoint, new_token, settings, Arc::new(Solo))
+    }
+
+    /// The part of the model that one of these ranks holds and computes. All ranks make the same calls. Of several, all
+    /// weights are trained: LoRA is not cut.
+    ///
+    /// # Errors
+    /// As [`Model::load`]'s, or the model cannot be divided over the ranks.
+    pub fn shard(
+        checkpoint: &Checkpoint,
+        new_token: Option<TokenId>,
+        settings: Settings,
+        tensor: Arc<dyn Communicator>,
+    ) -> Result<Self, ModelError> {
         Self::make(checkpoint, new_token, settings, |config, vocabulary, settings| {
-            let engine = Fused::load(checkpoint, config, vocabulary, settings)?;
+            let engine = Fused::load(checkpoint, config, vocabulary, settings, tensor)?;
             Ok(Engine::Fused(Box::new(engine)))
         })
     }
@@ -184,12 +204,12 @@ impl Model {
         Ok(Self { config, settings, tokens: vocabulary.tokens, engine })
     }
 
-    /// Shape and constants of the result.
+    /// Shape and constants of the result; of the whole.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
 
-    /// What is trained, always in the same order.
+    /// What is trained, always in the same order; of several ranks, this one's parts.
     pub fn parameters(&self) -> &[Parameter] {
         match &self.engine {
             Engine::Fused(engine) => engine.parameters(),
@@ -197,7 +217,8 @@ impl Model {
         }
     }
 
-    /// A tensor of the result by its Hugging Face name, F32, as it is served: with what LoRA trains merged into it.
+    /// A tensor of the result by its Hugging Face name, F32, as it is served: with what LoRA trains merged into it. Of
+    /// several ranks all must call, and get the whole.
     ///
     /// # Errors
     /// The model has none of this name.

@@ -5,6 +5,7 @@
 //! and gradient alone, so threads change nothing.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Error, InplaceOp1, Layout, Tensor};
 use half::bf16;
@@ -14,6 +15,7 @@ use super::model::{Gradients, Parameter};
 use super::recipe::{Number, Recipe};
 use crate::ops::parameter::read;
 use crate::ops::philox::philox4x32_10;
+use crate::parallel::Share;
 
 /// Numbers that a thread updates before it looks for more; a multiple of what a call of the generator rounds.
 const PIECE: usize = 1 << 15;
@@ -76,10 +78,25 @@ impl Moments {
     }
 }
 
+/// Which part of the work is one rank's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Of every parameter's numbers, those whose means it keeps and which it changes (ZeRO-1).
+    pub data: Share,
+    /// Of the model, which part its parameters are; keys the bits of rounding.
+    pub tensor: Share,
+}
+
+impl Owner {
+    /// One rank.
+    pub const ALL: Self = Self { data: Share::WHOLE, tensor: Share::WHOLE };
+}
+
 /// The optimizer of a model's parameters, by their order.
 #[derive(Debug)]
 pub struct AdamW {
     settings: Settings,
+    owner: Owner,
     steps: u64,
     moments: Vec<Moments>,
 }
@@ -87,13 +104,18 @@ pub struct AdamW {
 impl AdamW {
     /// Before the first step.
     pub fn new(parameters: &[Parameter], settings: Settings) -> Self {
-        let zeros = |p: &Parameter| Moments::zeros(settings.moments, p.var.elem_count());
-        Self { settings, steps: 0, moments: parameters.iter().map(zeros).collect() }
+        Self::shard(parameters, settings, Owner::ALL)
+    }
+
+    /// Before the first step, of one rank.
+    pub fn shard(parameters: &[Parameter], settings: Settings, owner: Owner) -> Self {
+        let zeros = |p: &Parameter| Moments::zeros(settings.moments, owner.data.of(p.var.elem_count()).len());
+        Self { settings, owner, steps: 0, moments: parameters.iter().map(zeros).collect() }
     }
 
     /// After `steps` steps, which left `moments`.
-    pub fn resumed(settings: Settings, steps: u64, moments: Vec<Moments>) -> Self {
-        Self { settings, steps, moments }
+    pub fn resumed(settings: Settings, owner: Owner, steps: u64, moments: Vec<Moments>) -> Self {
+        Self { settings, owner, steps, moments }
     }
 
     /// Steps done.
@@ -101,12 +123,12 @@ impl AdamW {
         self.steps
     }
 
-    /// By the parameters' order.
+    /// By the parameters' order; of several ranks, this one's part ([`Owner`]).
     pub fn moments(&self) -> &[Moments] {
         &self.moments
     }
 
-    /// Changes every parameter that has a gradient. F32 weights are rounded to nearest, BF16 weights up or down with
+    /// Changes this rank's part of every parameter that has a gradient. F32 weights are rounded to nearest, BF16 weights up or down with
     /// the probabilities that make the mean right: their steps are mostly smaller than half of what BF16 can tell apart.
     ///
     /// # Errors
@@ -116,8 +138,11 @@ impl AdamW {
         let all = parameters.iter().zip(gradients.tensors()).zip(&mut self.moments).enumerate();
         for (i, ((parameter, gradient), moments)) in all {
             let Some(gradient) = gradient else { continue };
-            let step = Step::new(&self.settings, self.steps, lr, parameter.decay, i as u32);
-            let finite = read(gradient, |g| update(&parameter.var, &step, moments, g))??;
+            let part = self.owner.data.of(parameter.var.elem_count());
+            // Parameters are below 2¹⁶.
+            let key = (self.owner.tensor.rank as u32) << 16 | i as u32;
+            let step = Step::new(&self.settings, self.steps, lr, parameter.decay, key);
+            let finite = read(gradient, |g| update(&parameter.var, &step, moments, g, part))??;
             if !finite {
                 let name = parameter.tensors.first().map_or_else(String::new, |part| part.name.clone());
                 return Err(OptimizerError::NotFinite(name));
@@ -221,16 +246,24 @@ impl Stored for bf16 {
     }
 }
 
-/// Updates one parameter; tells whether all its weights are finite.
-fn update(weights: &Tensor, step: &Step, moments: &mut Moments, gradient: &[f32]) -> candle_core::Result<bool> {
-    let update = Update { step, gradient, moments: RefCell::new(moments), finite: RefCell::new(true) };
+/// Updates a part of one parameter; tells whether all its weights are finite. The moments are the part's.
+fn update(
+    weights: &Tensor,
+    step: &Step,
+    moments: &mut Moments,
+    gradient: &[f32],
+    part: Range<usize>,
+) -> candle_core::Result<bool> {
+    let update = Update { step, gradient, part, moments: RefCell::new(moments), finite: RefCell::new(true) };
     weights.inplace_op1(&update)?;
     Ok(update.finite.into_inner())
 }
 
 struct Update<'a> {
     step: &'a Step,
+    /// Of the whole parameter.
     gradient: &'a [f32],
+    part: Range<usize>,
     moments: RefCell<&'a mut Moments>,
     finite: RefCell<bool>,
 }
@@ -244,12 +277,14 @@ impl InplaceOp1 for Update<'_> {
         let Some((from, to)) = layout.contiguous_offsets().filter(|(a, b)| b - a == self.gradient.len()) else {
             return Err(Error::Msg("a gradient is not of its parameter's shape".into()));
         };
-        let (g, mut moments) = (self.gradient, self.moments.borrow_mut());
+        let (part, step, mut moments) = (self.part.clone(), self.step, self.moments.borrow_mut());
+        let (g, first) = (&self.gradient[part.clone()], part.start);
+        let (from, to) = (from + part.start, (from + part.end).min(to));
         *self.finite.borrow_mut() = match (storage, &mut **moments) {
-            (CpuStorage::F32(w), Moments::F32(m, v)) => exact(self.step, &mut w[from..to], m, v, g),
-            (CpuStorage::F32(w), Moments::Bf16(m, v)) => exact(self.step, &mut w[from..to], m, v, g),
-            (CpuStorage::BF16(w), Moments::F32(m, v)) => stochastic(self.step, &mut w[from..to], m, v, g),
-            (CpuStorage::BF16(w), Moments::Bf16(m, v)) => stochastic(self.step, &mut w[from..to], m, v, g),
+            (CpuStorage::F32(w), Moments::F32(m, v)) => exact(step, &mut w[from..to], m, v, g),
+            (CpuStorage::F32(w), Moments::Bf16(m, v)) => exact(step, &mut w[from..to], m, v, g),
+            (CpuStorage::BF16(w), Moments::F32(m, v)) => stochastic(step, first, &mut w[from..to], m, v, g),
+            (CpuStorage::BF16(w), Moments::Bf16(m, v)) => stochastic(step, first, &mut w[from..to], m, v, g),
             _ => return Err(Error::Msg("weights that are trained are F32 or BF16".into())),
         };
         Ok(())
@@ -269,26 +304,44 @@ fn exact<M: Stored>(step: &Step, w: &mut [f32], m: &mut [M], v: &mut [M], g: &[f
     })
 }
 
-/// BF16 weights.
-fn stochastic<M: Stored>(step: &Step, w: &mut [bf16], m: &mut [M], v: &mut [M], g: &[f32]) -> bool {
-    pieces(w, m, v, g, |piece, w, m, v, g| {
-        let mut finite = true;
-        for (i, (((w, m), v), g)) in w
-            .chunks_mut(ROUNDED)
-            .zip(m.chunks_mut(ROUNDED))
-            .zip(v.chunks_mut(ROUNDED))
-            .zip(g.chunks(ROUNDED))
-            .enumerate()
-        {
-            let bits = step.rounding.bits((piece * PIECE / ROUNDED + i) as u64);
-            for ((((w, m), v), g), bits) in w.iter_mut().zip(m).zip(v).zip(g).zip(bits) {
-                let (new, mean, square) = step.apply(w.get(), m.get(), v.get(), *g);
-                (*w, *m, *v) = (round_stochastically(new, bits), M::nearest(mean), M::nearest(square));
-                finite &= new.is_finite() && w.is_finite();
+/// BF16 weights, of which the first is the parameter's `first`: that keys the bits.
+fn stochastic<M: Stored>(step: &Step, first: usize, w: &mut [bf16], m: &mut [M], v: &mut [M], g: &[f32]) -> bool {
+    // Up to where a call of the generator begins.
+    let head = (first.next_multiple_of(ROUNDED) - first).min(w.len());
+    let (w_head, w) = w.split_at_mut(head);
+    let (m_head, m) = m.split_at_mut(head);
+    let (v_head, v) = v.split_at_mut(head);
+    let (g_head, g) = g.split_at(head);
+    let bits = step.rounding.bits((first / ROUNDED) as u64);
+    let begun = rounded(step, &bits[first % ROUNDED..], w_head, m_head, v_head, g_head);
+    let block = (first + head) / ROUNDED;
+    begun
+        & pieces(w, m, v, g, |piece, w, m, v, g| {
+            let mut finite = true;
+            for (i, (((w, m), v), g)) in w
+                .chunks_mut(ROUNDED)
+                .zip(m.chunks_mut(ROUNDED))
+                .zip(v.chunks_mut(ROUNDED))
+                .zip(g.chunks(ROUNDED))
+                .enumerate()
+            {
+                let bits = step.rounding.bits((block + piece * PIECE / ROUNDED + i) as u64);
+                finite &= rounded(step, &bits, w, m, v, g);
             }
-        }
-        finite
-    })
+            finite
+        })
+}
+
+/// Weights that one call of the generator rounds.
+#[inline(always)]
+fn rounded<M: Stored>(step: &Step, bits: &[u32], w: &mut [bf16], m: &mut [M], v: &mut [M], g: &[f32]) -> bool {
+    let mut finite = true;
+    for ((((w, m), v), g), bits) in w.iter_mut().zip(m).zip(v).zip(g).zip(bits) {
+        let (new, mean, square) = step.apply(w.get(), m.get(), v.get(), *g);
+        (*w, *m, *v) = (round_stochastically(new, *bits), M::nearest(mean), M::nearest(square));
+        finite &= new.is_finite() && w.is_finite();
+    }
+    finite
 }
 
 /// Lets threads do pieces, each by its number; whether all said true.

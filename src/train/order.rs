@@ -3,6 +3,7 @@
 //! All of it is computed from seed and epoch, so that a resumed run goes on where it was without having kept anything.
 
 use crate::ops::philox::philox4x32_10;
+use crate::parallel::Share;
 
 /// Sets the permutations apart from everything else that the seed draws.
 const SHUFFLE: u32 = 0x5348_5546;
@@ -24,6 +25,25 @@ pub fn batches(rows: usize, batch_size: usize) -> usize {
 /// Rows of step `batch` of an epoch.
 pub fn batch(order: &[usize], batch_size: usize, batch: usize) -> &[usize] {
     order.chunks(batch_size).nth(batch).unwrap_or_default()
+}
+
+/// The rows of a batch that one of several data-parallel ranks computes, in the batch's order. `len` gives a row's tokens.
+///
+/// The longest rows come first, each to the rank that has the fewest tokens so far.
+pub fn share(batch: &[usize], share: Share, len: impl Fn(usize) -> usize) -> Vec<usize> {
+    if share.of == 1 {
+        return batch.to_vec();
+    }
+    let mut places: Vec<usize> = (0..batch.len()).collect();
+    places.sort_by_key(|&at| std::cmp::Reverse(len(batch[at])));
+    let mut tokens = vec![0; share.of];
+    places.retain(|&at| {
+        let least = (0..share.of).min_by_key(|&rank| tokens[rank]).unwrap_or(0);
+        tokens[least] += len(batch[at]);
+        least == share.rank
+    });
+    places.sort_unstable();
+    places.into_iter().map(|at| batch[at]).collect()
 }
 
 /// Divides a batch into micro-batches of at most `budget` tokens, or of one row that has more. `len` gives a row's
@@ -76,6 +96,23 @@ mod tests {
         assert_eq!(batch(&order, 32, 31).len(), 8);
         let all: Vec<usize> = (0..32).flat_map(|i| batch(&order, 32, i)).copied().collect();
         assert_eq!(all, order);
+    }
+
+    #[test]
+    fn ranks_share_a_batch_evenly() {
+        let lens: Vec<usize> = (0..200).map(|i| 1 + (i * 7919) % 300).collect();
+        let order = permutation(3, 0, lens.len());
+        for of in 1..6 {
+            let shares: Vec<_> = (0..of).map(|rank| share(&order, Share { rank, of }, |row| lens[row])).collect();
+            let mut rows = shares.concat();
+            rows.sort_unstable();
+            assert!(rows.into_iter().eq(0..lens.len()));
+            let tokens = |share: &Vec<usize>| share.iter().map(|&row| lens[row]).sum::<usize>();
+            let (most, least) = (shares.iter().map(tokens).max().unwrap(), shares.iter().map(tokens).min().unwrap());
+            assert!(most - least <= 300, "{of} ranks: {most} and {least} tokens");
+        }
+        assert_eq!(share(&order, Share::WHOLE, |_| 1), order);
+        assert!(share(&[7], Share { rank: 1, of: 2 }, |_| 5).is_empty());
     }
 
     #[test]

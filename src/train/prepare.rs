@@ -8,11 +8,13 @@ use super::base::{Base, BaseError};
 use super::checkpoint::default_format;
 use super::checksum::Xxh64;
 use super::data::{Conversation, DataErrors, Dataset, split};
-use super::plan::shapes::parameters;
+use super::plan::shapes::{parameters, with_new_token};
 use super::recipe::{Choices, Number, Recipe, RecipeError, difference};
 use super::render::{Example, RenderError, Renderer, Template};
 use super::report::Report;
 use super::samples::{self, PromptsError, SampleError};
+use crate::model::config::ConfigError;
+use crate::parallel::Layout;
 
 /// What a user decides beside the recipe: where things are, and what changes no number.
 #[derive(Clone, Debug)]
@@ -29,8 +31,10 @@ pub struct Options {
     pub save_every: Option<u64>,
     /// Epochs whose models are kept; all if `None`.
     pub keep: Option<usize>,
-    /// Worker threads; one a processor if `None`.
+    /// Worker threads, which ranks share; one a processor if `None`.
     pub threads: Option<usize>,
+    /// Ranks, and how they share the work.
+    pub layout: Layout,
     /// Whether LoRA's result is saved as a whole model too, or as an adapter alone.
     pub merge: bool,
     /// Format of saved models; the base's if `None`.
@@ -100,6 +104,27 @@ pub enum PrepareError {
     /// Two ways to hold rows out.
     #[error("--val-data and --val-split exclude each other")]
     TwoValidations,
+    /// Ranks that would have nothing to do.
+    #[error("--data-parallel-size is {ranks}, more than the {examples} examples of --batch-size")]
+    Batch {
+        /// Asked for.
+        ranks: usize,
+        /// Of a step.
+        examples: usize,
+    },
+    /// A shape that does not divide.
+    #[error("--tensor-parallel-size {ranks}: {error}")]
+    Divide {
+        /// Asked for.
+        ranks: usize,
+        /// Which size.
+        error: ConfigError,
+    },
+    /// Adapters are not cut.
+    #[error(
+        "--tensor-parallel-size does not go with --lora-rank, whose matrices are not cut; --data-parallel-size does"
+    )]
+    LoraOverRanks,
     /// Dev prompts that cannot be read.
     #[error(transparent)]
     Prompts(#[from] PromptsError),
@@ -155,11 +180,20 @@ impl Prepared {
         if !options.merge && options.samples.is_some() {
             return Err(PrepareError::NoModel);
         }
+        let Layout { tensor, data: ranks } = options.layout;
+        if ranks > recipe.batch_size {
+            return Err(PrepareError::Batch { ranks, examples: recipe.batch_size });
+        }
+        if tensor > 1 && recipe.lora.is_some() {
+            return Err(PrepareError::LoraOverRanks);
+        }
         let (max_tokens, positions) = (recipe.max_tokens, shape.max_position_embeddings);
         if max_tokens > positions {
             return Err(PrepareError::TooLong { max_tokens, positions });
         }
         let renderer = Renderer::new(&base, recipe.template).map_err(PrepareError::Renderer)?;
+        let divided = with_new_token(shape.clone(), renderer.new_token()).divided(tensor);
+        divided.map_err(|error| PrepareError::Divide { ranks: tensor, error })?;
         let all = examples(&renderer, &data.path, &data.conversations, &recipe)?;
         let report = Report::new(&data, &all, max_tokens);
         let (train, validation) = match &held_out {

@@ -1,9 +1,11 @@
 //! The state of a run after a step: all that going on from there needs.
 //!
 //! It is one safetensors file: weights, and AdamW's two means of each. What else a run depends on is computed from the
-//! recipe and the number of steps (data order, dropout, rounding, learning rate). A matrix that is a stack of
+//! recipe and the number of steps (data order, dropout, rounding, learning rate). How many ranks train is no part of it:
+//! tensors are whole, whoever has which part of them. A matrix that is a stack of
 //! checkpoint tensors (q, k and v; gate and up) has the first one's name.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,7 @@ use super::checksum::Xxh64;
 use super::model::Parameter;
 use super::optimizer::{AdamW, Moments, Settings, format};
 use super::recipe::Number;
+use super::shards::{ShardError, Shards, weights};
 use super::tensors::{self, CHECKSUM, DIGITS, DIGITS_AT, Entry};
 use crate::model::weights::LoadError;
 use crate::model::weights::mapped::MappedFile;
@@ -46,23 +49,35 @@ fn name_of(parameter: &Parameter) -> &str {
     parameter.tensors.first().map_or("", |part| &part.name)
 }
 
-/// Writes the state after `optimizer`'s last step. `record` says what the run is made of.
-pub fn write(path: &Path, record: &Map<String, Value>, parameters: &[Parameter], optimizer: &AdamW) -> io::Result<()> {
+/// Writes the state after `optimizer`'s last step. `record` says what the run is made of. All other ranks call [`assist`].
+///
+/// # Errors
+/// The file cannot be written, or a rank is lost.
+pub fn write(
+    path: &Path,
+    record: &Map<String, Value>,
+    parameters: &[Parameter],
+    optimizer: &AdamW,
+    shards: &Shards,
+) -> io::Result<()> {
     let mut entries = Vec::new();
-    for (parameter, moments) in parameters.iter().zip(optimizer.moments()) {
+    for (at, (parameter, moments)) in parameters.iter().zip(optimizer.moments()).enumerate() {
         let weights = format(parameter).ok_or_else(|| io::Error::other("weights are neither F32 nor BF16"))?;
         let means = match moments {
             Moments::F32(..) => Number::F32,
             Moments::Bf16(..) => Number::Bf16,
         };
         for (kind, format) in KINDS.iter().zip([weights, means, means]) {
-            let (name, shape) = (format!("{kind}.{}", name_of(parameter)), parameter.var.dims().to_vec());
+            let (name, shape) = (format!("{kind}.{}", name_of(parameter)), shards.shape(at, parameter));
             entries.push(Entry { name, format, shape });
         }
     }
     let (step, record) = (optimizer.steps().to_string(), Value::Object(record.clone()).to_string());
     tensors::write(path, &entries, &[(STEP, &step), (RECORD, &record)], |i, out| {
         let (at, kind) = (i / KINDS.len(), i % KINDS.len());
+        if shards.are_several() {
+            return out.f32(&gathered(i, parameters, optimizer, shards).map_err(io::Error::other)?);
+        }
         match (kind, &optimizer.moments()[at]) {
             (0, _) => out.tensor(parameters[at].var.as_tensor()),
             (1, Moments::F32(mean, _)) => out.f32(mean),
@@ -71,6 +86,29 @@ pub fn write(path: &Path, record: &Map<String, Value>, parameters: &[Parameter],
             (_, Moments::Bf16(_, square)) => out.bf16(square),
         }
     })
+}
+
+/// Gives the rank that writes the state what it lacks.
+///
+/// # Errors
+/// A rank is lost.
+pub fn assist(parameters: &[Parameter], optimizer: &AdamW, shards: &Shards) -> Result<(), ShardError> {
+    (0..KINDS.len() * parameters.len()).try_for_each(|i| gathered(i, parameters, optimizer, shards).map(drop))
+}
+
+/// Entry `i`, whole, on the ranks that hold the first copy of the model. All ranks call.
+fn gathered(i: usize, parameters: &[Parameter], optimizer: &AdamW, shards: &Shards) -> Result<Vec<f32>, ShardError> {
+    let (at, kind) = (i / KINDS.len(), i % KINDS.len());
+    let wide = |values: &[bf16]| values.iter().map(|v| v.to_f32()).collect();
+    let part = match (kind, &optimizer.moments()[at]) {
+        (0, _) if !shards.is_of_first_copy() => return Ok(Vec::new()),
+        (0, _) => return shards.whole(at, weights(&parameters[at])?),
+        (1, Moments::F32(mean, _)) => mean.clone(),
+        (1, Moments::Bf16(mean, _)) => wide(mean),
+        (_, Moments::F32(_, square)) => square.clone(),
+        (_, Moments::Bf16(_, square)) => wide(square),
+    };
+    shards.whole_of_parts(at, &part)
 }
 
 /// A state's file, opened.
@@ -113,35 +151,41 @@ impl State {
         }
     }
 
-    /// Puts the weights into `parameters`, and makes the optimizer as it was.
+    /// Puts the weights into `parameters`, and makes the optimizer as it was; of several ranks, this one's part of both.
     ///
     /// # Errors
     /// Tensors are not those of the parameters.
-    pub fn restore(&self, parameters: &[Parameter], settings: Settings) -> Result<AdamW, StateError> {
+    pub fn restore(&self, parameters: &[Parameter], settings: Settings, shards: &Shards) -> Result<AdamW, StateError> {
         let wrong = |what: String| StateError::Unusable { path: self.file.path.clone(), what };
         let tensors = parse(&self.file).map_err(|e| wrong(e.to_string()))?;
         let mut moments = Vec::with_capacity(parameters.len());
-        for parameter in parameters {
-            let bytes = |kind: &str, dtype: DType| -> Result<&[u8], StateError> {
+        for (at, parameter) in parameters.iter().enumerate() {
+            let bytes = |kind: &str, dtype: DType| -> Result<Cow<'_, [u8]>, StateError> {
                 let name = format!("{kind}.{}", name_of(parameter));
                 let stored = if dtype == DType::F32 { quant::DType::F32 } else { quant::DType::BF16 };
-                let fits =
-                    tensors.get(&name).filter(|t| t.dtype == stored && t.rows * t.cols == parameter.var.elem_count());
+                let fits = tensors.get(&name).filter(|t| t.dtype == stored && t.rows * t.cols == shards.count(at));
                 let info = fits.ok_or_else(|| wrong(format!("has no tensor {name} of this model")))?;
-                Ok(&self.file[info.offset..][..info.size])
+                Ok(shards.bytes(at, &self.file[info.offset..][..info.size]))
             };
             let [weight, mean, square] = KINDS;
             let shape = parameter.var.dims();
             let stored = bytes(weight, parameter.var.dtype())?;
-            let tensor = Tensor::from_raw_buffer(stored, parameter.var.dtype(), shape, parameter.var.device());
+            let tensor = Tensor::from_raw_buffer(&stored, parameter.var.dtype(), shape, parameter.var.device());
             tensor.and_then(|t| parameter.var.set(&t)).map_err(|e| wrong(e.to_string()))?;
+            let part = shards.part(parameter);
             moments.push(match settings.moments {
-                Number::F32 => Moments::F32(f32s(bytes(mean, DType::F32)?), f32s(bytes(square, DType::F32)?)),
-                Number::Bf16 => Moments::Bf16(bf16s(bytes(mean, DType::BF16)?), bf16s(bytes(square, DType::BF16)?)),
+                Number::F32 => {
+                    let of = |bytes: &[u8]| f32s(&bytes[4 * part.start..4 * part.end]);
+                    Moments::F32(of(&bytes(mean, DType::F32)?), of(&bytes(square, DType::F32)?))
+                }
+                Number::Bf16 => {
+                    let of = |bytes: &[u8]| bf16s(&bytes[2 * part.start..2 * part.end]);
+                    Moments::Bf16(of(&bytes(mean, DType::BF16)?), of(&bytes(square, DType::BF16)?))
+                }
             });
         }
         match tensors.len() == KINDS.len() * parameters.len() {
-            true => Ok(AdamW::resumed(settings, self.step, moments)),
+            true => Ok(AdamW::resumed(settings, shards.owner(), self.step, moments)),
             false => Err(wrong("has tensors that this model has not".to_owned())),
         }
     }

@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("hub", &["model::weights::part_names"]),
     ("config", &[]),
     // The model is written over the operations, and describes itself to them.
-    ("model", &["ops::quant", "ops::Batch", "ops::Ops", "ops::OpsError", "text::GgufVocab"]),
+    ("model", &["ops::quant", "ops::Batch", "ops::Ops", "ops::OpsError", "parallel::Share", "text::GgufVocab"]),
     (
         "ops",
         &[
@@ -27,6 +27,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "model::lora",
             "model::rope",
             "model::weights",
+            // Operations over ranks exchange what each computed.
+            "parallel",
         ],
     ),
     ("runner", &["engine", "model", "ops"]),
@@ -36,10 +38,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["config", "serve"]),
     // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
     // answers of saved models, without HTTP. Nothing but its binary uses it.
-    ("train", &["engine", "hub", "model", "ops", "plot", "runner", "text"]),
+    ("train", &["engine", "hub", "model", "ops", "parallel", "plot", "runner", "text"]),
     ("bin", &["config::ByteSize", "config::one_line", "train"]),
-    // Below everything: text and numbers.
+    // Below everything: text and numbers; ranks and slices.
     ("plot", &[]),
+    ("parallel", &[]),
     ("lib", &[]),
 ];
 
@@ -59,8 +62,8 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs", "train/signals.rs"]),
 ];
 
-/// Where memory is handled by hand: kernels, and the maps of weight files.
-const UNSAFE: &[&str] = &["ops/", "runner/sampler/kernels.rs", "model/weights/mapped.rs"];
+/// Where memory is handled by hand: kernels, slices that ranks show each other, and the maps of weight files.
+const UNSAFE: &[&str] = &["ops/", "parallel/", "runner/sampler/kernels.rs", "model/weights/mapped.rs"];
 
 /// Where code may depend on a feature of the build.
 const FEATURES: &[&str] = &["ops/", "parallel/"];

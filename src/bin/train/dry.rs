@@ -2,7 +2,7 @@
 
 use lima::config::ByteSize;
 use lima::train::plan::ask::{Ask, of_run, of_shape};
-use lima::train::plan::{Plan, shape};
+use lima::train::plan::{Layout, Plan, shape};
 use lima::train::{Base, Choices, Options, Prepared};
 
 /// What is planned for.
@@ -36,9 +36,15 @@ fn part(text: &str) -> Result<f64, String> {
 
 impl Dry {
     /// The question, but for the recipe.
-    pub fn ask(&self, peak_flops: Option<f64>, threads: Option<usize>) -> Ask {
+    pub fn ask(&self, peak_flops: Option<f64>, threads: Option<usize>, layout: Layout) -> anyhow::Result<Ask> {
         let gpus = self.gpus.map(|count| (usize::from(count), self.gpu_memory.unwrap_or(MEMORY).0));
-        Ask { gpus, peak_flops, utilisation: self.utilisation, threads }
+        let (layout, ranks) = ((layout != Layout::ONE).then_some(layout), layout.ranks());
+        match gpus {
+            Some((count, _)) if layout.is_some() && count != ranks => {
+                anyhow::bail!("--gpus is {count}, and --data-parallel-size times --tensor-parallel-size {ranks}")
+            }
+            _ => Ok(Ask { gpus, peak_flops, utilisation: self.utilisation, threads, layout }),
+        }
     }
 }
 
@@ -55,5 +61,9 @@ pub fn plan_model(base: Option<&str>, name: Option<&str>, choices: &Choices, ask
         (Some(base), None) => of_shape(base, Base::open(base)?.checkpoint.config(), choices, ask)?,
         (None, None) => anyhow::bail!("--dry-run needs --base or --shape"),
     };
+    if let Some(Layout { tensor, .. }) = question.layout {
+        let divided = question.config.divided(tensor);
+        divided.map_err(|error| anyhow::anyhow!("--tensor-parallel-size {tensor}: {error}"))?;
+    }
     Ok(Plan::new(question))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::dry::{Dry, plan_model, plan_run};
 use clap::ValueEnum;
-use lima::train::plan::Plan;
+use lima::train::plan::{Layout, Plan};
 use lima::train::recipe::{Frozen, Number, Preset, Schedule};
 use lima::train::{Choices, Options, Sampling, Template};
 
@@ -120,9 +120,15 @@ pub struct Run {
     /// Keep only what enters each layer, and compute the rest again for the gradients [default: on]
     #[arg(long, value_enum, help_heading = "Memory and speed")]
     checkpointing: Option<Switch>,
-    /// Worker threads [default: one a processor]
+    /// Worker threads, which ranks share [default: one a processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Memory and speed")]
     threads: Option<u16>,
+    /// Ranks that share the examples of each step, and shard AdamW's means (ZeRO-1); threads of this process
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Ranks")]
+    data_parallel_size: u16,
+    /// Ranks that every matrix is cut over, for each of those
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Ranks")]
+    tensor_parallel_size: u16,
     /// FLOPs a second that utilisation is measured against [default: measured]
     #[arg(long, value_name = "N", help_heading = "Memory and speed")]
     peak_flops: Option<f64>,
@@ -147,7 +153,7 @@ pub struct Run {
 impl Run {
     /// What `--dry-run` prints.
     pub fn plan(self) -> anyhow::Result<Plan> {
-        let ask = self.dry.ask(self.peak_flops, self.threads.map(usize::from));
+        let ask = self.dry.ask(self.peak_flops, self.threads.map(usize::from), self.layout())?;
         match (&self.base, &self.data) {
             (Some(_), Some(_)) => {
                 // Nothing is written, so there need be no directory.
@@ -165,7 +171,7 @@ impl Run {
     /// Options and choices; an error names a flag that is missing.
     pub fn take(self) -> anyhow::Result<(Options, Choices)> {
         let needed = |flag: &str| anyhow::anyhow!("--{flag} is needed; --help shows all flags");
-        let choices = self.choices();
+        let (choices, layout) = (self.choices(), self.layout());
         let samples = Sampling { prompts: self.dev_prompts, max_tokens: self.sample_tokens.max(1) };
         let options = Options {
             base: self.base.ok_or_else(|| needed("base"))?,
@@ -175,6 +181,7 @@ impl Run {
             save_every: self.save_every,
             keep: self.keep.map(|n| n as usize),
             threads: self.threads.map(usize::from),
+            layout,
             save_format: self.save_dtype.map(Into::into),
             samples: (!self.no_samples).then_some(samples),
             merge: matches!(self.merge, Switch::On),
@@ -182,6 +189,10 @@ impl Run {
             progress: !self.quiet,
         };
         Ok((options, choices))
+    }
+
+    fn layout(&self) -> Layout {
+        Layout { tensor: self.tensor_parallel_size.into(), data: self.data_parallel_size.into() }
     }
 
     fn choices(&self) -> Choices {

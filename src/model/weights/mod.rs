@@ -11,6 +11,7 @@ pub mod mapped;
 pub mod names;
 mod refused;
 pub mod safetensors;
+pub mod shard;
 mod split;
 pub mod view;
 

@@ -1,5 +1,7 @@
 //! A tensor in a memory-mapped file.
 
+use std::ops::Range;
+
 use crate::ops::quant::{DType, dequantize_row};
 
 /// `rows x cols` numbers, row by row, borrowed from the file.
@@ -15,6 +17,10 @@ pub struct TensorView<'a> {
     row_bytes: usize,
     /// Head width where rows are stored pair by pair.
     interleaved: Option<usize>,
+    /// Of a part: the first row, the bytes before it in a stored row, and the bytes of a stored row.
+    first: usize,
+    skip: usize,
+    stride: usize,
 }
 
 impl<'a> TensorView<'a> {
@@ -30,6 +36,26 @@ impl<'a> TensorView<'a> {
             data,
             row_bytes,
             interleaved,
+            first: 0,
+            skip: 0,
+            stride: row_bytes,
+        })
+    }
+
+    /// Some rows and columns of it; `None` where the columns are not whole blocks of the format.
+    ///
+    /// # Panics
+    /// If they are outside.
+    pub fn part(&self, rows: Range<usize>, cols: Range<usize>) -> Option<Self> {
+        assert!(rows.end <= self.rows && cols.end <= self.cols, "{rows:?} x {cols:?} of {} x {}", self.rows, self.cols);
+        let (skip, row_bytes) = (self.dtype.row_bytes(cols.start)?, self.dtype.row_bytes(cols.len())?);
+        Some(Self {
+            rows: rows.len(),
+            cols: cols.len(),
+            row_bytes,
+            first: self.first + rows.start,
+            skip: self.skip + skip,
+            ..*self
         })
     }
 
@@ -43,6 +69,7 @@ impl<'a> TensorView<'a> {
     /// If `i` is not below `rows`.
     pub fn row(&self, i: usize) -> &'a [u8] {
         assert!(i < self.rows, "row {i} of {}", self.rows);
+        let i = self.first + i;
         let stored = match self.interleaved {
             None => i,
             Some(dim) => {
@@ -50,7 +77,7 @@ impl<'a> TensorView<'a> {
                 head + 2 * (within % (dim / 2)) + within / (dim / 2)
             }
         };
-        &self.data[stored * self.row_bytes..][..self.row_bytes]
+        &self.data[stored * self.stride + self.skip..][..self.row_bytes]
     }
 
     /// Bytes of a row.
@@ -60,7 +87,7 @@ impl<'a> TensorView<'a> {
 
     /// Bytes of the tensor.
     pub fn num_bytes(&self) -> usize {
-        self.data.len()
+        self.rows * self.row_bytes
     }
 
     /// Row `i` as numbers; `out` has `cols` values.

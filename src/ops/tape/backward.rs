@@ -96,7 +96,8 @@ impl Tape {
             }
             Node::Linear { x, weight, out } => {
                 let dy = open.take(out)?;
-                let dx = self.multiply_backward(&x.data, weight, &dy, gradients)?;
+                let mut dx = self.multiply_backward(&x.data, weight, &dy, gradients)?;
+                self.tensor.all_reduce(&mut dx)?;
                 self.pass(open, x.id, dx);
             }
             Node::Attention { qkv, from, out, logs, spans } => {
@@ -130,7 +131,8 @@ impl Tape {
                     }
                 });
                 drop(dout);
-                let dx = self.multiply_backward(&x.data, weight, &both, gradients)?;
+                let mut dx = self.multiply_backward(&x.data, weight, &both, gradients)?;
+                self.tensor.all_reduce(&mut dx)?;
                 self.pass(open, x.id, dx);
             }
         }
@@ -235,6 +237,7 @@ impl Tape {
         /// Columns that a worker takes.
         const WIDTH: usize = 64;
         let (n, level, weight) = (gradient.0.width(), self.level, &self.weights[table.0]);
+        let (rows, first) = (weight.rows, self.first_row(weight.rows));
         // Of a frozen table, only the row that stands for one of it.
         let (weight, only) = match weight.replaced {
             Some((row, by)) => (&self.weights[by], Some(row)),
@@ -249,13 +252,15 @@ impl Tape {
                 worker.each(&cursor, n.div_ceil(WIDTH), 1, |piece| {
                     let (from, count) = (piece * WIDTH, WIDTH.min(n - piece * WIDTH));
                     for (t, &token) in batch.tokens.iter().enumerate() {
-                        let row = match only {
-                            None => token as usize,
-                            Some(row) if row == token as usize => 0,
-                            Some(_) => continue,
+                        // Tokens of other ranks' parts are theirs.
+                        let row = (token as usize).checked_sub(first).filter(|row| *row < rows);
+                        let row = match (only, row) {
+                            (None, Some(row)) => row,
+                            (Some(only), Some(row)) if only == row => 0,
+                            _ => continue,
                         };
                         let dy = gradient.0[t * n + from..].as_ptr();
-                        // SAFETY: the columns are this worker's; tokens are below the number of rows.
+                        // SAFETY: the columns are this worker's; the row is inside.
                         unsafe { kernels::add(level, dy, count, to.at(row * n + from)) };
                     }
                 });

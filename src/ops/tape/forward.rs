@@ -40,27 +40,27 @@ impl Ops for Tape {
     fn unload_adapter(&mut self, _: AdapterSlot) {}
 
     fn embed(&mut self, table: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
-        self.begin(batch, self.weights[table.0].rows)?;
-        let hidden = self.config.hidden_size;
+        let rows = self.weights[table.0].rows;
+        self.begin(batch, rows * self.tensor.world_size())?;
+        let (hidden, first) = (self.config.hidden_size, self.first_row(rows));
         let mut out = self.memory.take(hidden);
-        let lens: Vec<usize> =
-            batch.spans.iter().flat_map(|s| std::iter::repeat_n(s.tokens.len(), s.tokens.len())).collect();
-        let (noise, tokens, weights) = (self.noise.as_ref(), &self.tokens, &self.weights);
+        let weights = &self.weights;
         let table = &weights[table.0];
         let mut items: Vec<(usize, &mut [f32], Result<(), OpsError>)> =
             out.chunks_exact_mut(hidden).enumerate().map(|(t, row)| (t, row, Ok(()))).collect();
         self.pool.for_each(&mut items, |_, (t, to, done)| {
-            let token = batch.tokens[*t] as usize;
+            // A token of another rank's part is zeros here.
+            let row = (batch.tokens[*t] as usize).checked_sub(first).filter(|row| *row < rows);
+            let Some(row) = row else { return to.fill(0.0) };
             let (from, row) = match table.replaced {
-                Some((row, by)) if row == token => (&weights[by], 0),
-                _ => (table, token),
+                Some((replaced, by)) if replaced == row => (&weights[by], 0),
+                _ => (table, row),
             };
             *done = from.row(row, |row| to.copy_from_slice(row));
-            if let Some(noise) = noise {
-                noise.disturb(tokens[*t], lens[*t], to);
-            }
         });
         items.into_iter().try_for_each(|(_, _, done)| done)?;
+        self.tensor.all_reduce(&mut out)?;
+        self.disturb(batch, &mut out);
         Ok(self.name(out))
     }
 
@@ -103,6 +103,7 @@ impl Ops for Tape {
 
     fn linear_add(&mut self, at: Site, x: X, w: &Linear, residual: X, _: &Batch<'_>) -> Result<X, OpsError> {
         let mut out = self.multiply(&x, w)?;
+        self.tensor.all_reduce(&mut out)?;
         let mask = self.join(at, &residual.data, &mut out);
         let out = self.name(out);
         self.note(Node::LinearAdd { x, weight: w.0, residual: residual.id, mask, out: out.id });
@@ -126,6 +127,9 @@ impl Ops for Tape {
     }
 
     fn head(&mut self, x: &X, norm: &Norm, w: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
+        if self.tensor.world_size() > 1 {
+            return Err(OpsError::Unsupported("logits over several ranks are computed in the loss alone".into()));
+        }
         let hidden = self.hidden(x, norm, batch)?;
         let vocab = self.weights[w.0].rows;
         let memory = super::Memory::default();
@@ -166,6 +170,16 @@ impl Tape {
         let angles = batch.positions.iter().flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f));
         (self.cos, self.sin) = angles.map(|a| (a.cos(), a.sin())).unzip();
         Ok(())
+    }
+
+    /// Adds NEFTune's noise to embeddings.
+    fn disturb(&mut self, batch: &Batch<'_>, out: &mut Block) {
+        let Some(noise) = self.noise.as_ref().filter(|noise| noise.neftune != 0.0) else { return };
+        let (hidden, tokens) = (out.width(), &self.tokens);
+        let lens: Vec<usize> =
+            batch.spans.iter().flat_map(|s| std::iter::repeat_n(s.tokens.len(), s.tokens.len())).collect();
+        let mut items: Vec<(usize, &mut [f32])> = out.chunks_exact_mut(hidden).enumerate().collect();
+        self.pool.for_each(&mut items, |_, (t, row)| noise.disturb(tokens[*t], lens[*t], row));
     }
 
     /// `out = x / rms(x) · weight`, rows of `n`.

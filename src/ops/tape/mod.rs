@@ -31,6 +31,7 @@ use super::noise::{Noise, Token};
 use super::parameter::Gradients;
 use crate::model::config::LlamaConfig;
 use crate::model::rope::inverse_frequencies;
+use crate::parallel::{Communicator, Solo};
 
 pub use self::backward::Gradient;
 pub use self::loss::{Loss, Targets};
@@ -53,7 +54,10 @@ impl X {
 
 /// Runs the Llama with a tape.
 pub struct Tape {
+    /// Of what this rank holds.
     config: LlamaConfig,
+    /// The ranks that hold the model together.
+    tensor: Arc<dyn Communicator>,
     /// `[head_dim / 2]`.
     inverse_frequencies: Vec<f32>,
     level: Level,
@@ -80,11 +84,13 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// For a model of this shape, whose weights are kept and multiplied like this.
+    /// For a model of this shape, whose weights are kept and multiplied like this. A tensor-parallel rank's shape is that of
+    /// its part ([`LlamaConfig::divided`]).
     pub fn new(config: &LlamaConfig, kept: Keep, operands: Operands, level: Level, threads: usize) -> Self {
         let pool = Pool::new(threads);
         Self {
             config: config.clone(),
+            tensor: Arc::new(Solo),
             inverse_frequencies: inverse_frequencies(config),
             level,
             dense: Dense::new(level, operands, pool.size()),
@@ -106,6 +112,13 @@ impl Tape {
         }
     }
 
+    /// As one of these ranks, which all make the same calls. Each holds its part of the weights
+    /// ([`Llama::load_shard`](crate::model::llama::Llama::load_shard)); activations between products of a layer are parts too,
+    /// the residual stream and its gradient are the same on all. Adapters are not cut.
+    pub fn over(self, tensor: Arc<dyn Communicator>) -> Self {
+        Self { tensor, ..self }
+    }
+
     /// The variables in the order they were made; gradients are in this order.
     pub fn variables(&self) -> &[Var] {
         &self.variables
@@ -120,6 +133,11 @@ impl Tape {
     pub fn record(&mut self, on: bool) {
         self.recording = on;
         self.nodes.clear();
+    }
+
+    /// The first row of this rank's part of a table of which it has `rows`, all ranks alike.
+    fn first_row(&self, rows: usize) -> usize {
+        self.tensor.rank() * rows
     }
 
     fn shape(&self) -> Shape {

@@ -211,20 +211,26 @@ impl Tape {
     }
 
     /// Gives a matrix with a row for each token `rows` of them: row `new` becomes the mean of those before, and what is
-    /// beyond the old ones zero. Beside a frozen matrix, the new row is a variable of its own.
+    /// beyond the old ones zero. Beside a frozen matrix, the new row is a variable of its own. Of several ranks each has its
+    /// part of the rows.
     ///
     /// # Errors
-    /// candle's.
+    /// candle's, a frozen matrix over several ranks, or a rank is lost.
     pub fn extend(&mut self, table: &Linear, new: usize, rows: usize) -> Result<(), OpsError> {
+        let here = self.tensor.share().of(rows);
         let old = &self.weights[table.0];
         let cols = old.cols;
         let mut mean = vec![0f64; cols];
-        for i in 0..new {
+        for i in 0..old.rows.min(new.saturating_sub(here.start)) {
             old.row(i, |row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v)))?;
         }
+        self.tensor.all_reduce_f64(&mut mean)?;
         let mean: Vec<f32> = mean.iter().map(|m| (m / new.max(1) as f64) as f32).collect();
         let mut weight = match &old.numbers {
-            Numbers::Var(var) => Weight::variable(rows, cols, false, var.dtype())?,
+            Numbers::Var(var) => Weight::variable(here.len(), cols, false, var.dtype())?,
+            _ if here.len() < rows => {
+                return Err(OpsError::Unsupported("a frozen table cannot be cut over ranks".into()));
+            }
             Numbers::Plain(_) => Weight::constant(DType::F32, rows, cols)?,
             Numbers::Constant(dtype, _) => Weight::constant(*dtype, rows, cols)?,
         };
@@ -235,7 +241,9 @@ impl Tape {
         match (weight.gradient, &weight.numbers) {
             (Some(at), Numbers::Var(var)) => {
                 self.variables[at] = var.clone();
-                weight.write(new, 1, |_, out| out.copy_from_slice(&mean))?;
+                if here.contains(&new) {
+                    weight.write(new - here.start, 1, |_, out| out.copy_from_slice(&mean))?;
+                }
             }
             _ => {
                 weight.write(new, 1, |_, out| out.fill(0.0))?;

@@ -1,8 +1,11 @@
 //! Training by kernels of our own: [`Tape`].
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor, Var};
 
 use super::pack::Packed;
+use super::stack::Stack;
 use super::vocabulary::Vocabulary;
 use super::{Gradients, LossSum, ModelError, Parameter, Part, Settings, Tuning, parts, place};
 use crate::model::config::LlamaConfig;
@@ -13,6 +16,7 @@ use crate::ops::dense::Operands;
 use crate::ops::noise::Noise;
 use crate::ops::quant::DType;
 use crate::ops::tape::{Gradient, Keep, Loss, Tape, Targets, X};
+use crate::parallel::Communicator;
 use crate::train::recipe::{Frozen, Number};
 
 pub(super) struct Fused {
@@ -20,7 +24,8 @@ pub(super) struct Fused {
     llama: Llama<Tape>,
     vocabulary: Vocabulary,
     checkpointing: bool,
-    /// The tensors of each weight, in the order they were loaded.
+    tensor: Arc<dyn Communicator>,
+    /// The tensors of each weight, in the order they were loaded, with the rows that are here.
     stacks: Vec<Vec<Part>>,
     parameters: Vec<Parameter>,
 }
@@ -34,7 +39,13 @@ impl Fused {
         config: &LlamaConfig,
         vocabulary: Vocabulary,
         settings: &Settings,
+        tensor: Arc<dyn Communicator>,
     ) -> Result<Self, ModelError> {
+        let share = tensor.share();
+        if share.of > 1 && settings.tuning != Tuning::Full {
+            return Err(ModelError::Settings("LoRA's matrices are not cut over tensor-parallel ranks".into()));
+        }
+        let here = config.divided(share.of).map_err(|e| ModelError::Settings(e.to_string()))?;
         let processors = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let level = Level::from_env().map_err(ModelError::Settings)?;
         let kept = match (settings.tuning, settings.weights) {
@@ -48,9 +59,10 @@ impl Fused {
             Number::F32 => Operands::F32,
             Number::Bf16 => Operands::Bf16,
         };
-        let mut ops = Tape::new(config, kept, operands, level, settings.threads.unwrap_or_else(processors));
-        let mut llama = Llama::load(&mut ops, checkpoint, config, |_| ())?;
-        let stacks = parts(config);
+        let threads = settings.threads.unwrap_or_else(processors);
+        let mut ops = Tape::new(&here, kept, operands, level, threads).over(Arc::clone(&tensor));
+        let mut llama = Llama::load_shard(&mut ops, checkpoint, config, share, |_| ())?;
+        let stacks = parts(&here);
         let mut names: Vec<Vec<Part>> = if settings.tuning == Tuning::Full { stacks.clone() } else { Vec::new() };
         if let Some(new) = vocabulary.new {
             for table in llama.vocabulary_mut() {
@@ -78,7 +90,8 @@ impl Fused {
         let parameter =
             |(tensors, var): (Vec<Part>, &Var)| Parameter { decay: var.rank() == 2, var: var.clone(), tensors };
         let parameters = names.into_iter().zip(ops.variables()).map(parameter).collect();
-        Ok(Self { ops, llama, vocabulary, checkpointing: settings.checkpointing, stacks, parameters })
+        let checkpointing = settings.checkpointing;
+        Ok(Self { ops, llama, vocabulary, checkpointing, tensor, stacks, parameters })
     }
 
     pub fn parameters(&self) -> &[Parameter] {
@@ -88,9 +101,11 @@ impl Fused {
     /// A tensor as it is served.
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
         let Some((at, rows)) = place(self.stacks.iter().map(Vec::as_slice), name) else { return Ok(None) };
-        let count = rows.len();
+        let part = Part { name: name.to_owned(), rows: rows.len() };
         let values = self.ops.merged(at, rows)?;
-        let cols = values.len() / count;
+        let stack = Stack::new(&[part], values.len(), self.tensor.world_size());
+        let values = stack.gather(values, &*self.tensor)?;
+        let [count, cols] = stack.shape();
         Ok(Some(match name.ends_with("norm.weight") {
             true => Tensor::from_vec(values, cols, &Device::Cpu)?,
             false => Tensor::from_vec(values, (count, cols), &Device::Cpu)?,

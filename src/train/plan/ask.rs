@@ -1,7 +1,7 @@
 //! Questions from flags.
 
 use super::shapes::with_new_token;
-use super::{Answers, Data, Device, Question, Rate, Training};
+use super::{Answers, Data, Device, Layout, Question, Rate, Training};
 use crate::engine::TokenId;
 use crate::model::config::LlamaConfig;
 use crate::ops::quant::DType;
@@ -30,6 +30,8 @@ pub struct Ask {
     pub utilisation: Option<f64>,
     /// Worker threads; `None`: one a processor.
     pub threads: Option<usize>,
+    /// How ranks are to share the work, if that is said.
+    pub layout: Option<Layout>,
 }
 
 impl Ask {
@@ -138,6 +140,7 @@ fn question(
         checkpointing: recipe.checkpointing,
         answers: None,
         device: ask.device(),
+        layout: ask.layout,
         rate: ask.rate(),
     }
 }

@@ -4,6 +4,7 @@ use super::shapes::{adapters, matrices, parameters};
 use crate::engine::BLOCK_SIZE;
 use crate::model::config::LlamaConfig;
 use crate::ops::quant::DType;
+use crate::parallel::Layout;
 
 /// What is trained, and how it is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,30 +26,11 @@ pub enum Training {
     },
 }
 
-/// How a model is spread over ranks: `tensor` ranks hold one model, and `data` such groups share the batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Ranks that every matrix is cut over.
-    pub tensor: usize,
-    /// Groups, over which the optimizer's states are sharded (ZeRO-1).
-    pub data: usize,
-}
-
 impl Training {
     /// All parameters, F32 masters and moments.
     pub const MASTERS: Self = Self::Full { weights: DType::F32, moments: DType::F32 };
     /// All parameters, weights and moments in BF16.
     pub const BF16: Self = Self::Full { weights: DType::BF16, moments: DType::BF16 };
-}
-
-impl Layout {
-    /// One rank.
-    pub const ONE: Self = Self { tensor: 1, data: 1 };
-
-    /// All ranks.
-    pub fn ranks(self) -> usize {
-        self.tensor * self.data
-    }
 }
 
 /// Bytes on each rank.
@@ -77,6 +59,12 @@ impl Memory {
     pub fn total(&self) -> f64 {
         let training = self.weights + self.frozen + self.gradients + self.states + self.activations + self.loss;
         training + self.answers + self.other
+    }
+
+    /// All of so many ranks in one process.
+    pub fn of_all(&self, ranks: usize) -> f64 {
+        let once = self.answers + self.other;
+        (self.total() - once) * ranks as f64 + once
     }
 }
 

@@ -11,7 +11,8 @@ pub mod memory;
 pub mod shapes;
 mod show;
 
-pub use memory::{Answers, Backend, Layout, Memory, Pass, Training};
+pub use crate::parallel::Layout;
+pub use memory::{Answers, Backend, Memory, Pass, Training};
 pub use shapes::{ShapeError, shape};
 
 /// What an epoch has.
@@ -146,6 +147,8 @@ pub struct Question {
     pub answers: Option<Answers>,
     /// Where.
     pub device: Device,
+    /// How ranks share the work; `None`: as is best.
+    pub layout: Option<Layout>,
     /// How fast a rank is.
     pub rate: Rate,
 }
@@ -248,10 +251,16 @@ fn best(question: &Question, training: Training) -> Choice {
             Memory { answers, ..training }
         };
         let (memory, otherwise) = (of(question.checkpointing), of(!question.checkpointing));
-        let fits = question.device.memory().is_none_or(|there| memory.total() <= there as f64);
+        let needed = match question.device {
+            // Ranks are threads of one process.
+            Device::Cpu { .. } => memory.of_all(layout.ranks()),
+            Device::Gpus { .. } => memory.total(),
+        };
+        let fits = question.device.memory().is_none_or(|there| needed <= there as f64);
         Choice { training, layout, memory, otherwise, fits, time }
     };
-    let all = layouts(config, question.device.ranks()).into_iter().map(choice);
+    let all = question.layout.map_or_else(|| layouts(config, question.device.ranks()), |layout| vec![layout]);
+    let all = all.into_iter().map(choice);
     let better = |a: Choice, b: Choice| match (a.fits, b.fits) {
         (true, _) => a,
         (false, true) => b,
@@ -263,8 +272,7 @@ fn best(question: &Question, training: Training) -> Choice {
 
 /// Layouts of so many ranks in which every matrix divides, those that cut least first.
 fn layouts(config: &LlamaConfig, ranks: usize) -> Vec<Layout> {
-    let sizes = [config.num_heads, config.num_kv_heads, config.intermediate_size, config.vocab_size];
-    let divides = |tensor: &usize| ranks.is_multiple_of(*tensor) && sizes.iter().all(|s| s.is_multiple_of(*tensor));
+    let divides = |tensor: &usize| ranks.is_multiple_of(*tensor) && config.divided(*tensor).is_ok();
     (1..=ranks).filter(divides).map(|tensor| Layout { tensor, data: ranks / tensor }).collect()
 }
 

@@ -160,6 +160,14 @@ impl Plan {
         };
         let other = if q.checkpointing { "without" } else { "with" };
         writeln!(f, "{text}. What enters the layers is {layer} MB each, {all} GB. Otherwise: {other} checkpointing.")?;
+        if let (Device::Cpu { .. }, Some(layout)) = (&q.device, q.layout.filter(|layout| layout.ranks() > 1)) {
+            let ranks = layout.ranks();
+            writeln!(
+                f,
+                "TP cuts every matrix over ranks; ZeRO-1 shares the batch among ranks and shards the states. What fits are all \
+                 {ranks} ranks, which are threads of one process."
+            )?;
+        }
         if let Device::Gpus { .. } = q.device {
             writeln!(
                 f,

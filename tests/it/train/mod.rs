@@ -6,6 +6,7 @@ mod data;
 mod numerics;
 mod optimizer;
 mod overfit;
+mod parallel;
 mod plan;
 mod python;
 mod recipe;

@@ -100,6 +100,7 @@ fn question(name: &str, count: usize) -> Question {
         chosen: None,
         checkpointing: true,
         answers: None,
+        layout: None,
         device: Device::Gpus { count, memory: 80 * GIB },
         rate: Rate::h100(),
     }

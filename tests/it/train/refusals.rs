@@ -87,6 +87,17 @@ fn wrong_runs_are_refused_before_anything_is_written() {
         ("--lora-rank 4 --merge off", "--merge off needs --template base"),
         ("--lora-rank 4 --merge off --template base", "--merge off needs --no-samples"),
         ("--lora-rank 4 --weights bf16", "--weights is bf16, must be f32 with --lora-rank"),
+        ("--tensor-parallel-size 4", "--tensor-parallel-size 4: num_key_value_heads 2 cannot be divided over 4 ranks"),
+        ("--tensor-parallel-size 3", "--tensor-parallel-size 3: num_attention_heads 4 cannot be divided over 3 ranks"),
+        (
+            "--tensor-parallel-size 2 --lora-rank 4",
+            "--tensor-parallel-size does not go with --lora-rank, whose matrices are not cut; --data-parallel-size does",
+        ),
+        (
+            "--batch-size 4 --data-parallel-size 8",
+            "--data-parallel-size is 8, more than the 4 examples of --batch-size",
+        ),
+        ("--data-parallel-size 0", "invalid value '0' for '--data-parallel-size <N>'"),
         ("--threads 0", "invalid value '0' for '--threads <N>'"),
         ("--template chatml", "invalid value 'chatml' for '--template <TEMPLATE>'"),
         ("--no-such-flag", "unexpected argument '--no-such-flag' found"),

@@ -45,14 +45,14 @@ fn names(all: &[(String, Vec<u8>)]) -> Vec<&str> {
     all.iter().map(|(name, _)| name.as_str()).collect()
 }
 
-fn assert_same(one: &[(String, Vec<u8>)], other: &[(String, Vec<u8>)]) {
+pub fn assert_same(one: &[(String, Vec<u8>)], other: &[(String, Vec<u8>)]) {
     assert_eq!(names(one), names(other));
     let differing: Vec<&str> = one.iter().zip(other).filter(|(a, b)| a != b).map(|((name, _), _)| &**name).collect();
     assert!(differing.is_empty(), "{differing:?} differ");
 }
 
 /// Waits until `seen`, or the process has ended; tells whether it is still there.
-fn wait(child: &mut Child, mut seen: impl FnMut() -> bool) -> bool {
+pub fn wait(child: &mut Child, mut seen: impl FnMut() -> bool) -> bool {
     loop {
         if child.try_wait().unwrap().is_some() {
             return false;
@@ -64,7 +64,7 @@ fn wait(child: &mut Child, mut seen: impl FnMut() -> bool) -> bool {
     }
 }
 
-fn has_temporary(out: &Path) -> bool {
+pub fn has_temporary(out: &Path) -> bool {
     let names = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.file_name());
     names(out).chain(names(&out.join("state"))).any(|name| name.to_string_lossy().ends_with(".tmp"))
 }

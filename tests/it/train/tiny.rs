@@ -18,6 +18,11 @@ const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' +
 /// Writes a base: a random Llama with two layers of grouped attention, with the vocabulary of a small tokenizer and some
 /// rows more, as real ones have.
 pub fn base(dir: &Path, dtype: DType) -> PathBuf {
+    base_of(dir, dtype, 2)
+}
+
+/// The same with so many heads of keys and values, for four of queries.
+pub fn base_of(dir: &Path, dtype: DType, kv_heads: usize) -> PathBuf {
     let (mut vocab, _) = small_vocab("smollm");
     vocab.chat_template = Some(CHATML.into());
     vocab.eos = vocab.tokens.iter().position(|t| t == "<|im_end|>").map(|id| id as u32);
@@ -25,7 +30,7 @@ pub fn base(dir: &Path, dtype: DType) -> PathBuf {
     TokenizerFiles::from_gguf(&vocab).unwrap().write(dir).unwrap();
     let json = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": kv_heads, "head_dim": 16,
         "vocab_size": vocab.tokens.len() + 3, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
         "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2
     });
@@ -73,8 +78,13 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(dtype: DType) -> Self {
+        Self::of(dtype, 2)
+    }
+
+    /// With a base of so many heads of keys and values.
+    pub fn of(dtype: DType, kv_heads: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        base(&dir.path().join("base"), dtype);
+        base_of(&dir.path().join("base"), dtype, kv_heads);
         data(&dir.path().join("data.jsonl"));
         Self { dir }
     }

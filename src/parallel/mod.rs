@@ -1,0 +1,128 @@
+//! Ranks that compute one thing together, and how they exchange numbers.
+//!
+//! [`Communicator`] is what a rank sees of its group. [`Solo`] is a group of one, [`Local`] one of threads of this
+//! process. Every result is a function of what the ranks gave: sums are made in rank order, so neither threads nor
+//! timing nor how a slice is cut change a bit.
+
+mod layout;
+mod local;
+mod solo;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use std::time::Duration;
+
+pub use self::layout::{Layout, Ranks, Share};
+pub use self::local::Local;
+pub use self::solo::Solo;
+
+/// A group of ranks, seen by one of them.
+///
+/// All ranks of a group make the same calls in the same order, with slices of the same length. A slice is cut into a part
+/// for each rank by [`Share::of`]. Calls work in place, and return when this rank's numbers are there and no other needs
+/// its slice any more. Once a call has failed, so do all later ones, on every rank.
+pub trait Communicator: Send + Sync {
+    /// Which of them this is, from 0.
+    fn rank(&self) -> usize;
+
+    /// How many there are; at least one.
+    fn world_size(&self) -> usize;
+
+    /// Replaces the numbers by their sums over all ranks.
+    ///
+    /// # Errors
+    /// A rank is lost, or the ranks' calls differ.
+    fn all_reduce(&self, values: &mut [f32]) -> Result<(), CommError>;
+
+    /// Each rank has made its part; all get all parts.
+    ///
+    /// # Errors
+    /// As [`Communicator::all_reduce`]'s.
+    fn all_gather(&self, values: &mut [f32]) -> Result<(), CommError>;
+
+    /// Replaces this rank's part by its sums over all ranks. The other parts are left as they are.
+    ///
+    /// # Errors
+    /// As [`Communicator::all_reduce`]'s.
+    fn reduce_scatter(&self, values: &mut [f32]) -> Result<(), CommError>;
+
+    /// Gives all ranks what `root` has.
+    ///
+    /// # Errors
+    /// As [`Communicator::all_reduce`]'s.
+    fn broadcast(&self, root: usize, values: &mut [f32]) -> Result<(), CommError>;
+
+    /// Waits for all ranks, however long one of them works alone: no deadline holds here.
+    ///
+    /// # Errors
+    /// A rank is lost.
+    fn barrier(&self) -> Result<(), CommError>;
+
+    /// Says that this rank ends with an error: the calls of all others fail with it.
+    fn abort(&self, reason: &str);
+
+    /// This rank's share of what the group divides.
+    fn share(&self) -> Share {
+        Share { rank: self.rank(), of: self.world_size() }
+    }
+
+    /// [`Communicator::all_reduce`] in F64, for a few numbers.
+    ///
+    /// # Errors
+    /// As [`Communicator::all_reduce`]'s.
+    fn all_reduce_f64(&self, values: &mut [f64]) -> Result<(), CommError> {
+        let (ranks, n) = (self.world_size(), values.len());
+        if ranks == 1 {
+            return Ok(());
+        }
+        // Their bits as two F32 each, which are only copied.
+        let halves = |v: &f64| [(v.to_bits() >> 32) as u32, v.to_bits() as u32].map(f32::from_bits);
+        let mut all = vec![0f32; 2 * n * ranks];
+        let own: Vec<f32> = values.iter().flat_map(halves).collect();
+        all[2 * n * self.rank()..][..2 * n].copy_from_slice(&own);
+        self.all_gather(&mut all)?;
+        let whole = |pair: &[f32]| f64::from_bits(u64::from(pair[0].to_bits()) << 32 | u64::from(pair[1].to_bits()));
+        for (i, value) in values.iter_mut().enumerate() {
+            *value =
+                (1..ranks).fold(whole(&all[2 * i..][..2]), |sum, rank| sum + whole(&all[2 * (rank * n + i)..][..2]));
+        }
+        Ok(())
+    }
+}
+
+/// Ranks cannot go on together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommError {
+    /// A rank ended with an error.
+    #[error("rank {rank} failed: {reason}")]
+    Failed {
+        /// Which, of the world.
+        rank: usize,
+        /// In its words.
+        reason: String,
+    },
+    /// A rank panicked.
+    #[error("rank {rank} panicked")]
+    Panicked {
+        /// Which, of the world.
+        rank: usize,
+    },
+    /// A rank is no longer there.
+    #[error("rank {rank} has ended while others wait for it")]
+    Left {
+        /// Which, of the world.
+        rank: usize,
+    },
+    /// A rank did not come.
+    #[error("rank {rank} has not answered within {deadline:?}")]
+    Stalled {
+        /// The first that is missing, of the world.
+        rank: usize,
+        /// How long was waited.
+        deadline: Duration,
+    },
+    /// The ranks' calls do not belong together.
+    #[error("ranks disagree: {0}")]
+    Mismatch(String),
+}
