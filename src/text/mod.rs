@@ -6,6 +6,7 @@
 
 pub mod chat;
 pub mod chat_template;
+pub mod constraint;
 pub mod detokenizer;
 pub mod dialogue;
 pub mod export;
@@ -26,6 +27,7 @@ pub mod tokenizer;
 
 pub use chat::{ChatMessage, PromptError, PromptRenderer};
 pub use chat_template::{ChatTemplate, TemplateError};
+pub use constraint::{ConstraintError, Constraints, Spec};
 pub use detokenizer::Detokenizer;
 pub use dialogue::Dialogue;
 pub use export::TokenizerFiles;
