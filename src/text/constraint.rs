@@ -18,6 +18,7 @@ use llguidance::ParserFactory;
 use llguidance::api::TopLevelGrammar;
 use serde_json::Value;
 
+pub use self::schema::enforced as enforced_schema;
 use super::tokenizer::Tokenizer;
 use crate::engine::{Matcher, TokenId};
 
@@ -177,11 +178,6 @@ impl Constraints {
             Err(RecvTimeoutError::Timeout) => Err(ConstraintError::TimedOut),
             Err(RecvTimeoutError::Disconnected) => Err(ConstraintError::Grammar("it cannot be compiled".into())),
         }
-    }
-
-    /// Refuses a schema that [`compile`](Self::compile) would refuse.
-    pub fn check_schema(self: &Arc<Self>, schema: &Value) -> Result<(), ConstraintError> {
-        self.compile(&Spec::JsonSchema(schema.clone())).map(|_| ())
     }
 
     /// What is kept under a key, or a copy of `new`, which is kept from now on.

@@ -27,10 +27,11 @@ pub mod tokenizer;
 
 pub use chat::{ChatMessage, PromptError, PromptRenderer};
 pub use chat_template::{ChatTemplate, TemplateError};
-pub use constraint::{ConstraintError, Constraints, Spec};
+pub use constraint::{ConstraintError, Constraints, Spec, enforced_schema};
 pub use detokenizer::Detokenizer;
 pub use dialogue::Dialogue;
 pub use export::TokenizerFiles;
 pub use gguf_vocab::GgufVocab;
 pub use stop::{Piece, StopMatcher, StopOutcome, TextStream};
+pub use tojson::python_json;
 pub use tokenizer::{Rendered, Tokenizer, TokenizerError};

@@ -3,6 +3,8 @@
 //! A schema that asks for more than is enforced is refused, never weakened: keywords without effect on validity pass,
 //! those that are enforced are passed on, and all others are named with their place.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::ConstraintError;
@@ -72,17 +74,22 @@ pub(super) fn object() -> Value {
 }
 
 /// The schema as llguidance is to read it.
+pub(super) fn prepare(schema: &Value) -> Result<Value, ConstraintError> {
+    enforced(schema).map(with_options)
+}
+
+/// What of a schema is enforced, which is all that says anything about validity; an object.
 ///
 /// # Errors
 /// Something in it is not a schema, or not supported.
-pub(super) fn prepare(schema: &Value) -> Result<Value, ConstraintError> {
+pub fn enforced(schema: &Value) -> Result<Value, ConstraintError> {
     let mut reader = Reader { schemas: 0 };
     let read = reader.read(schema, "", 0)?;
-    Walk { root: schema, seen: Vec::new() }.depth(schema, "", 0)?;
+    Walk { root: schema, seen: HashSet::new() }.depth(schema, "", 0)?;
     match read {
-        Value::Bool(true) => Ok(with_options(json!({}))),
+        Value::Bool(true) => Ok(json!({})),
         Value::Bool(false) => Err(refusal("", "is false, which nothing matches")),
-        read => Ok(with_options(read)),
+        read => Ok(read),
     }
 }
 
@@ -185,7 +192,7 @@ fn format(schema: &Map<String, Value>, value: &Value, at: &str) -> Result<Value,
 /// Follows references as llguidance does: each once, at its first use.
 struct Walk<'a> {
     root: &'a Value,
-    seen: Vec<&'a str>,
+    seen: HashSet<&'a str>,
 }
 
 impl<'a> Walk<'a> {
@@ -195,9 +202,8 @@ impl<'a> Walk<'a> {
         }
         let Value::Object(map) = schema else { return Ok(()) };
         if let Some(path) = map.get("$ref").and_then(Value::as_str)
-            && !self.seen.contains(&path)
+            && self.seen.insert(path)
         {
-            self.seen.push(path);
             let pointer = path.trim_start_matches('#').trim_end_matches('/');
             let Some(target) = self.root.pointer(pointer) else {
                 return Err(refusal(&format!("{at}/$ref"), "names what is not there"));
