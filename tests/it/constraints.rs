@@ -1,6 +1,6 @@
 //! Constraints as masks: what they allow matches, nothing else is ever sampled, and no specification does harm.
 
-mod schemas;
+pub mod schemas;
 
 use std::sync::Arc;
 

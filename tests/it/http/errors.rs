@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use super::{Server, Setup, body};
 
 /// Status and error object of a response, whose shape is checked.
-async fn error(response: reqwest::Response) -> (u16, Value) {
+pub async fn error(response: reqwest::Response) -> (u16, Value) {
     let status = response.status().as_u16();
     assert_eq!(response.headers()["content-type"], "application/json");
     assert!(response.headers().contains_key("x-request-id"));
