@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 pub use self::answer::{Answered, deltas, finish_reason};
-pub use self::parser::{CallParser, Part};
+pub use self::parser::CallParser;
 use self::prompt::{with_tools, without_roles};
 pub use self::prompt::{ToolFormat, ToolStyle};
 use super::error::{ApiError, quote};
@@ -125,8 +125,8 @@ impl Tools {
             true => enforced_schema(&tool.arguments()).map_err(|e| refusal(&tool.param, &e)),
             false => Ok(json!({"type": "object"})),
         };
-        let call = |tool| Ok((&*tool.name, schema(tool)?));
-        let calls = self.tools.iter().map(call).collect::<Result<Vec<(&str, Value)>, ApiError>>()?;
+        let calls = self.tools.iter().map(|tool| Ok((&*tool.name, schema(tool)?)));
+        let calls = calls.collect::<Result<Vec<(&str, Value)>, ApiError>>()?;
         let lark = grammar::lark(&calls, style.format, self.choice, self.parallel, &model.tokenizer);
         model.constraints.compile(&Spec::Generated(lark)).map(Some).map_err(|e| refusal("tools", &e))
     }

@@ -154,8 +154,8 @@ impl Constraints {
             return Err(ConstraintError::NoEnd);
         }
         let key = spec.key();
-        if let Some(matcher) = self.keep(&key, None) {
-            return Ok(matcher.fork());
+        if let Some(matcher) = self.kept(&key) {
+            return Ok(Box::new(matcher));
         }
         let deadline = Instant::now() + BUDGET;
         let turn = self.turn(deadline)?;
@@ -172,7 +172,7 @@ impl Constraints {
             Ok(matcher) => {
                 let matcher = matcher?;
                 let fork = matcher.fork();
-                self.keep(&key, Some(matcher));
+                self.keep(key, matcher);
                 Ok(fork)
             }
             Err(RecvTimeoutError::Timeout) => Err(ConstraintError::TimedOut),
@@ -180,18 +180,20 @@ impl Constraints {
         }
     }
 
-    /// What is kept under a key, or a copy of `new`, which is kept from now on.
-    fn keep(&self, key: &str, new: Option<TokenMatcher>) -> Option<TokenMatcher> {
+    /// A copy of what is kept under a key.
+    fn kept(&self, key: &str) -> Option<TokenMatcher> {
         let mut kept = lock(&self.kept);
-        let entry = match (kept.iter().position(|(k, _)| k == key), new) {
-            (Some(index), _) => kept.remove(index)?,
-            (None, Some(new)) => (key.to_owned(), new),
-            (None, None) => return None,
-        };
+        let index = kept.iter().position(|(k, _)| k == key)?;
+        let entry = kept.remove(index)?;
         let copy = entry.1.copy();
         kept.push_front(entry);
-        kept.truncate(KEPT);
         Some(copy)
+    }
+
+    fn keep(&self, key: String, matcher: TokenMatcher) {
+        let mut kept = lock(&self.kept);
+        kept.push_front((key, matcher));
+        kept.truncate(KEPT);
     }
 
     /// A place among those that compile.

@@ -36,7 +36,7 @@ pub(super) fn factory(tokenizer: &Tokenizer, vocab_size: usize, eos: &[TokenId])
 fn word(tokenizer: &Tokenizer, id: TokenId, eos: &[TokenId]) -> Vec<u8> {
     let marked = tokenizer.is_special(id) || eos.contains(&id);
     let bytes = match tokenizer.token_str(id) {
-        Some(spelling) if marked => [&[TokTrie::SPECIAL_TOKEN_MARKER], spelling.as_bytes()].concat(),
+        Some(spelling) if marked => [[TokTrie::SPECIAL_TOKEN_MARKER].as_slice(), spelling.as_bytes()].concat(),
         // The marker is no byte of any text.
         _ => tokenizer.token_bytes(id).to_vec(),
     };
