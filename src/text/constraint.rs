@@ -260,11 +260,13 @@ fn choice(choices: &[String]) -> String {
     format!("start: {}", quoted.join(" | "))
 }
 
-/// An error's first line, shortened, as a clause.
+/// An error's first line, and where it points at a place of an expression the reason below; shortened, as a clause.
 fn clause(message: &str) -> String {
     const MAX: usize = 300;
-    let line = message.lines().next().unwrap_or_default().trim().trim_end_matches('.');
-    let line: String = line.chars().filter(|c| !c.is_control()).take(MAX).collect();
+    let line = message.lines().next().unwrap_or_default();
+    let reason = message.lines().find_map(|line| line.strip_prefix("error: ")).unwrap_or_default();
+    let line: String = [line, " ", reason].concat().chars().filter(|c| !c.is_control()).take(MAX).collect();
+    let line = line.trim().trim_end_matches(['.', ':']).to_owned();
     match line.as_str() {
         // What the engine says when a state has no way on.
         "" | "NoExtensionBias" => "no text can match it".to_owned(),

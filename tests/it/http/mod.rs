@@ -75,13 +75,24 @@ pub struct Setup {
     pub load: bool,
     pub auth: Option<Auth>,
     pub template: &'static str,
+    pub max_model_len: usize,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let limits = Limits { max_body: 64 << 10, ..Limits::default() };
         let drain = Duration::from_secs(20);
-        Self { answer: "Hello, wörld!", max_num_seqs: 8, max_queued: 64, limits, drain, load: true, auth: None, template: TEMPLATE }
+        Self {
+            answer: "Hello, wörld!",
+            max_num_seqs: 8,
+            max_queued: 64,
+            limits,
+            drain,
+            load: true,
+            auth: None,
+            template: TEMPLATE,
+            max_model_len: MAX_LEN,
+        }
     }
 }
 
@@ -108,7 +119,7 @@ impl Server {
         let config = EngineConfig {
             max_num_seqs: setup.max_num_seqs,
             max_num_batched_tokens: 128,
-            max_model_len: MAX_LEN,
+            max_model_len: setup.max_model_len,
             num_blocks: 256,
             enable_prefix_caching: true,
             speculation: Speculation::default(),

@@ -27,7 +27,7 @@ fn tools() -> Value {
 }
 
 async fn start(template: &'static str, answer: &'static str) -> Server {
-    Server::start(Setup { answer, template, ..Setup::default() }).await
+    Server::start(Setup { answer, template, max_model_len: 2048, ..Setup::default() }).await
 }
 
 /// Content, calls as name and arguments, and finish reason of a choice.
@@ -196,9 +196,10 @@ async fn conversations_with_calls_reach_the_template() {
     assert_eq!(prompt_tokens(&server, json!({"messages": messages})).await, rendered.len() as u64);
     // Tools are told of by the template, as Python writes JSON.
     let definition = "{\"type\": \"function\", \"function\": {\"name\": \"now\"}}";
-    let told = format!("<system\n<tools>\n{definition}\n</tools>>\n<user\nhi>\n<assistant\n");
+    let asked = "<user\nhi>\n<assistant\n";
+    let told = format!("<system\n<tools>{definition}</tools>>\n{asked}");
     assert_eq!(prompt_tokens(&server, json!({"tools": [tools()[1]]})).await, told.len() as u64);
-    assert_eq!(prompt_tokens(&server, json!({"tools": [tools()[1]], "tool_choice": "none"})).await, 20);
+    assert_eq!(prompt_tokens(&server, json!({"tools": [tools()[1]], "tool_choice": "none"})).await, asked.len() as u64);
 
     // A template that knows of none: the system message tells of them, and results are a user's.
     let server = start(TEMPLATE, "ok").await;
