@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::error::{ApiError, quote};
 use super::fields::{Fields, check_length, integer, number, wrong_type};
 use super::state::ServedModel;
+use super::structured::Structured;
 use crate::engine::{SamplingParams, TokenId};
 
 /// How to generate, and how to tell.
@@ -36,6 +37,8 @@ pub struct Common {
     pub skip_special_tokens: bool,
     /// Whether log-probabilities name tokens by their ids.
     pub return_tokens_as_token_ids: bool,
+    /// What the text must be.
+    pub structured: Option<Structured>,
 }
 
 /// Sampling parameters, of a request or of a model's defaults; `None` leaves the choice open.
@@ -88,9 +91,21 @@ impl Common {
             prompt_logprobs,
             skip_special_tokens: f.bool("skip_special_tokens")?.unwrap_or(true),
             return_tokens_as_token_ids: f.bool("return_tokens_as_token_ids")?.unwrap_or(false),
+            structured: Structured::parse(f)?,
         };
         labels(f)?;
         Ok(common)
+    }
+
+    /// Refuses to go on after the end of a text that has one: `by` is the field that says where.
+    pub fn check_ends(&self, by: Option<&str>) -> Result<(), ApiError> {
+        match by {
+            Some(by) if self.ignore_eos => {
+                let message = format!("it cannot be combined with '{by}', which says where the text ends");
+                Err(ApiError::value("ignore_eos", "invalid_value", message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a minimum above the limit.

@@ -25,8 +25,10 @@ mod router;
 mod server;
 pub mod state;
 mod stream;
+mod structured;
 mod target;
 mod tokenize;
+mod tools;
 mod vocabulary;
 mod wire;
 
@@ -37,3 +39,4 @@ pub use error::ApiError;
 pub use router::router;
 pub use server::serve;
 pub use state::{App, Limits, LoadProgress, ModelParts, ServedModel};
+pub use tools::ToolFormat;

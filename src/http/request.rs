@@ -1,7 +1,7 @@
 //! The body of `POST /v1/chat/completions`, from wire to validated [`ChatRequest`]. Every field of
 //! the API is honoured, accepted as a label, or refused by name.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::common::Common;
 pub use super::common::Sampling;
@@ -10,6 +10,7 @@ use super::fields::Fields;
 use super::messages;
 use super::state::ServedModel;
 use super::target::Target;
+use super::tools::Tools;
 use crate::text::ChatMessage;
 
 /// A request whose every field is of the right type and in range.
@@ -25,6 +26,8 @@ pub struct ChatRequest {
     pub max_tokens: Option<u32>,
     /// Log-probabilities, and of how many alternatives.
     pub logprobs: Option<u32>,
+    /// Functions that may be called.
+    pub tools: Option<Tools>,
     /// What all requests for text have.
     pub common: Common,
 }
@@ -41,9 +44,16 @@ impl ChatRequest {
         let max_tokens = max_tokens(&mut f)?;
         let logprobs = logprobs(&mut f)?;
         let common = Common::parse(&mut f, model.vocab_size)?;
+        let tools = Tools::parse(&mut f)?;
+        if let (Some(structured), Some(_)) = (&common.structured, &tools) {
+            let message = "it cannot be combined with 'tools', unless 'tool_choice' is 'none'";
+            return Err(ApiError::value(structured.param, "invalid_value", message));
+        }
+        let constrained = tools.as_ref().filter(|tools| tools.is_constrained()).map(|_| "tools");
+        common.check_ends(common.structured.as_ref().map(|s| s.param).or(constrained))?;
         unsupported(&mut f)?;
         f.finish()?;
-        Ok(Self { target, messages, prompt_bytes, max_tokens, logprobs, common })
+        Ok(Self { target, messages, prompt_bytes, max_tokens, logprobs, tools, common })
     }
 }
 
@@ -77,12 +87,8 @@ type Harmless = fn(&Value) -> bool;
 
 /// The API's fields that are not implemented, and the values with which they are no request.
 const UNSUPPORTED: &[(&str, Harmless)] = &[
-    ("tools", is_empty),
-    ("tool_choice", |v| matches!(v.as_str(), Some("none" | "auto"))),
-    ("parallel_tool_calls", Value::is_boolean),
     ("functions", is_empty),
     ("function_call", |v| matches!(v.as_str(), Some("none" | "auto"))),
-    ("response_format", |v| v.as_object().is_some_and(is_text_format)),
     ("reasoning_effort", |v| v.as_str() == Some("none")),
     ("verbosity", |v| v.as_str() == Some("medium")),
     ("modalities", |v| v.as_array().is_some_and(|m| m.len() == 1 && m[0] == "text")),
@@ -102,10 +108,6 @@ fn never(_: &Value) -> bool {
 
 fn is_empty(v: &Value) -> bool {
     v.as_array().is_some_and(Vec::is_empty)
-}
-
-fn is_text_format(format: &Map<String, Value>) -> bool {
-    format.len() == 1 && format.get("type").is_some_and(|t| t == "text")
 }
 
 fn unsupported(f: &mut Fields) -> Result<(), ApiError> {

@@ -15,6 +15,7 @@ use super::prepare::{check_bytes, render};
 use super::prompts::{encode_text, token_ids};
 use super::state::{App, ServedModel};
 use super::target::Target;
+use super::tools::tell;
 use super::wire::{Detokenized, Tokenized};
 
 /// Token ids of a text or of a conversation.
@@ -59,6 +60,7 @@ fn tokens(model: &ServedModel, body: &[u8]) -> Result<Tokenized, ApiError> {
                 }
             }
             f.finish()?;
+            let messages = tell(model, messages, None)?.messages;
             render(model, &messages, add_generation_prompt, &extra)?
         }
         (Some(_), Some(_)) => {
