@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::state::ServedModel;
-use crate::engine::{AdapterLease, Request, SamplingParams, Task, TokenId};
+use crate::engine::{AdapterLease, Request, SamplingParams, Task, Tenant, TokenId};
 
 /// A name that is served.
 #[derive(Clone, Debug)]
@@ -47,6 +47,7 @@ impl Target {
     /// A sequence for the engine.
     pub fn sequence(&self, prompt: &Arc<[TokenId]>, task: Task, params: Arc<SamplingParams>) -> Request {
         let (prompt, adapter) = (Arc::clone(prompt), self.adapter.clone());
-        Request { prompt, task, params, priority: 0, cache_salt: None, adapter }
+        // On whose account is settled where they are submitted.
+        Request { prompt, task, params, priority: 0, cache_salt: None, adapter, tenant: Tenant::default() }
     }
 }
