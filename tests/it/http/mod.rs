@@ -1,11 +1,13 @@
 //! The API over real sockets, with the fake executor behind it.
 
+mod access;
 mod adapters;
 mod auth;
 mod chat;
 mod completions;
 mod embeddings;
 mod errors;
+mod limits;
 mod operations;
 mod streaming;
 
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use lima::engine::fake::{FakeControl, FakeExecutor};
 use lima::engine::{EngineConfig, EngineHandle, Speculation, TokenId, spawn};
-use lima::http::{App, Auth, Limits, ModelParts, Sampling, ServedModel, serve};
+use lima::http::{App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, serve};
 use lima::text::PromptRenderer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -72,13 +74,27 @@ pub struct Setup {
     pub drain: Duration,
     pub load: bool,
     pub auth: Option<Auth>,
+    pub tls: Option<Tls>,
+    pub allowed_origins: Vec<String>,
+    pub metrics_apart: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let limits = Limits { max_body: 64 << 10, ..Limits::default() };
         let drain = Duration::from_secs(20);
-        Self { answer: "Hello, wörld!", max_num_seqs: 8, max_queued: 64, limits, drain, load: true, auth: None }
+        Self {
+            answer: "Hello, wörld!",
+            max_num_seqs: 8,
+            max_queued: 64,
+            limits,
+            drain,
+            load: true,
+            auth: None,
+            tls: None,
+            allowed_origins: Vec::new(),
+            metrics_apart: false,
+        }
     }
 }
 
@@ -125,7 +141,13 @@ impl Server {
             defaults: Sampling::default(),
             seed: None,
         });
-        let app = App::guarded(setup.limits, setup.auth);
+        let app = App::with(Settings {
+            limits: setup.limits,
+            auth: setup.auth,
+            tls: setup.tls,
+            allowed_origins: setup.allowed_origins,
+            metrics_apart: setup.metrics_apart,
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
