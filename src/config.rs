@@ -2,8 +2,10 @@
 //! [`Config`]. Flag over environment over file over default.
 
 mod lora;
+mod network;
 
 pub use lora::LoraModule;
+pub use network::{LogFormat, Network, TlsFiles};
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -193,6 +195,19 @@ options! {
     /// File with such keys, one a line, as they are or as 'sha256:' and their digest; read again at SIGHUP
     #[arg(long, env = "LIMA_API_KEY_FILE", value_name = "FILE")]
     api_key_file: PathBuf,
+    /// Port for /metrics, on the same address and without a key; then they are not on the API's [default: they are]
+    #[arg(long, env = "LIMA_METRICS_PORT", value_name = "PORT")]
+    metrics_port: u16,
+    /// Certificate chain for HTTPS, PEM; read again at SIGHUP
+    #[arg(long, alias = "tls-cert", env = "LIMA_SSL_CERTFILE", value_name = "FILE")]
+    ssl_certfile: PathBuf,
+    /// Its private key, PEM
+    #[arg(long, alias = "tls-key", env = "LIMA_SSL_KEYFILE", value_name = "FILE")]
+    ssl_keyfile: PathBuf,
+    /// Origins whose pages browsers let use the API, or '*' [default: none]
+    #[arg(long, alias = "cors-origin", env = "LIMA_ALLOWED_ORIGINS", num_args = 1.., value_delimiter = ',',
+          value_name = "ORIGIN")]
+    allowed_origins: Vec<String>,
     /// Where to run [default: auto]
     #[arg(long, env = "LIMA_DEVICE", value_enum)]
     device: Device,
@@ -227,6 +242,34 @@ options! {
     /// Sequences that may wait; more are answered with 429 [default: 1024]
     #[arg(long, env = "LIMA_MAX_QUEUED_REQUESTS", value_name = "N")]
     max_queued_requests: usize,
+    /// Prompt tokens that may wait; more are answered with 429 [default: an eighth of the context a sequence]
+    #[arg(long, env = "LIMA_MAX_QUEUED_TOKENS", value_name = "TOKENS")]
+    max_queued_tokens: usize,
+    /// Seconds a request may wait; 0 is for ever [default: 300]
+    #[arg(long, env = "LIMA_QUEUE_TIMEOUT", value_name = "SECONDS")]
+    queue_timeout: u64,
+    /// Seconds a request may take in all; 0 is for ever [default: 3600]
+    #[arg(long, env = "LIMA_REQUEST_TIMEOUT", value_name = "SECONDS")]
+    request_timeout: u64,
+    /// Seconds without a step, while there is work, after which /readyz answers 503 [default: 30]
+    #[arg(long, env = "LIMA_WATCHDOG_TIMEOUT", value_name = "SECONDS")]
+    watchdog_timeout: u64,
+    /// Seconds after which a connection without a whole request is closed [default: 60]
+    #[arg(long, env = "LIMA_IDLE_TIMEOUT", value_name = "SECONDS")]
+    idle_timeout: u64,
+    /// Connections at once; idle ones make room for new ones [default: 4096, or what the limit of open files allows]
+    #[arg(long, env = "LIMA_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: usize,
+    /// Bytes of a request's headers [default: 32KiB]
+    #[arg(long, env = "LIMA_MAX_HEADER_SIZE", value_name = "SIZE")]
+    max_header_size: ByteSize,
+    /// Reuse cached prefixes only for the API key that made them [default: false]
+    #[arg(long, env = "LIMA_ISOLATE_PREFIX_CACHE", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    isolate_prefix_cache: bool,
+    /// How logs are written [default: text]
+    #[arg(long, env = "LIMA_LOG_FORMAT", value_enum)]
+    log_format: LogFormat,
     /// Seed of requests that bring none [default: random for each request]
     #[arg(long, env = "LIMA_SEED")]
     seed: u64,
@@ -331,6 +374,8 @@ pub struct Config {
     pub chat_template: Option<PathBuf>,
     /// Format of calls.
     pub tool_call_parser: ToolCallParser,
+    /// Clients and operators.
+    pub network: Network,
 }
 
 impl Options {
@@ -344,6 +389,7 @@ impl Options {
             None => Options::default(),
         };
         let o = self.or(file);
+        let network = Network::resolve(&o)?;
         let host = o.host.as_deref().unwrap_or("127.0.0.1");
         let ip: IpAddr = match host {
             "localhost" => IpAddr::from([127, 0, 0, 1]),
@@ -418,6 +464,7 @@ impl Options {
             lora_root: o.lora_root,
             chat_template: o.chat_template,
             tool_call_parser: o.tool_call_parser.unwrap_or(ToolCallParser::Auto),
+            network,
         })
     }
 }
@@ -486,7 +533,7 @@ impl fmt::Display for Config {
             ("chat-template", or(&template, "from the model")),
             ("tool-call-parser", name(self.tool_call_parser.to_possible_value())),
         ];
-        for (i, (key, value)) in rows.iter().enumerate() {
+        for (i, (key, value)) in rows.into_iter().chain(self.network.rows()).enumerate() {
             write!(f, "{}  {key:<24}{value}", if i == 0 { "" } else { "\n" })?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lima::config::{DEFAULT_MODEL, Options, one_line};
+use lima::config::{DEFAULT_MODEL, LogFormat, Options, one_line};
 use tracing_subscriber::EnvFilter;
 
 /// Serves LLaMA models over the OpenAI API.
@@ -35,26 +35,32 @@ fn main() -> ExitCode {
         Err(e) if !e.use_stderr() => e.exit(),
         Err(e) => return usage(&one_line(&e)),
     };
-    let filter = EnvFilter::try_from_env("LIMA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(ansi)
-        .with_target(false)
-        .init();
-
     let options = match cli.command {
-        Some(Command::Pull { model }) => return outcome(lima::serve::pull(&model)),
+        Some(Command::Pull { model }) => {
+            logs(LogFormat::Text);
+            return outcome(lima::serve::pull(&model));
+        }
         Some(Command::Serve(options)) => *options,
         None => cli.options,
     };
-    match options.resolve() {
-        Ok(config) => match lima::serve::keys(&config) {
-            Ok(auth) => outcome(lima::serve::run(config, auth)),
-            Err(reason) => usage(&reason),
-        },
-        Err(e) => usage(&e.to_string()),
+    let config = match options.resolve() {
+        Ok(config) => config,
+        Err(e) => return usage(&e.to_string()),
+    };
+    logs(config.network.log_format);
+    match lima::serve::secrets(&config) {
+        Ok(secrets) => outcome(lima::serve::run(config, secrets)),
+        Err(reason) => usage(&reason),
+    }
+}
+
+/// From here on logs go to standard error.
+fn logs(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("LIMA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().with_current_span(true).with_span_list(false).init(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! `lima serve`: from a configuration to a running server.
 
-use std::io::Write;
 mod load;
 
+use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, ToolCallParser};
 use crate::engine::{self, EngineConfig, EngineThread, Executor, TokenId};
-use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel, ToolFormat};
+use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, ToolFormat};
 use crate::text::PromptRenderer;
 
 pub use self::load::{load_model, pull};
@@ -40,28 +41,38 @@ pub struct LoadedModel {
     pub adapters: Option<Adapters>,
 }
 
-/// The API keys that a configuration names; `None` if it names none.
+/// What a server must not show, read from files before it starts.
+pub struct Secrets {
+    /// API keys, if requests need one.
+    pub auth: Option<Auth>,
+    /// Certificate and key of HTTPS.
+    pub tls: Option<Tls>,
+}
+
+/// Reads the files of keys and certificates that a configuration names.
 ///
 /// # Errors
 /// One line that names the flag.
-pub fn keys(config: &Config) -> Result<Option<Auth>, String> {
-    Auth::new(&config.api_key.0, config.api_key_file.as_deref())
+pub fn secrets(config: &Config) -> Result<Secrets, String> {
+    let auth = Auth::new(&config.api_key.0, config.api_key_file.as_deref())?;
+    let tls = config.network.tls.as_ref().map(|files| Tls::new(&files.certificates, &files.key)).transpose()?;
+    Ok(Secrets { auth, tls })
 }
 
 /// Serves until a signal, then drains. An error is a server that never ran, or ended otherwise than by a signal.
-pub fn run(config: Config, auth: Option<Auth>) -> anyhow::Result<()> {
+pub fn run(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     tracing::info!("lima {} with\n{config}", env!("CARGO_PKG_VERSION"));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    let result = runtime.block_on(serve(config, auth));
+    let result = runtime.block_on(serve(config, secrets));
     // A loader that is still at work is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn serve(config: Config, auth: Option<Auth>) -> anyhow::Result<()> {
+async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    match &auth {
+    match &secrets.auth {
         Some(auth) => tracing::info!("requests need one of {} API keys", auth.count()),
         None if !config.listen.ip().is_loopback() => {
             let address = config.listen;
@@ -69,14 +80,26 @@ async fn serve(config: Config, auth: Option<Auth>) -> anyhow::Result<()> {
         }
         None => {}
     }
-    let listener =
-        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener = bind(config.listen).await?;
     let address = listener.local_addr().context("cannot tell the port")?;
+    let scheme = if secrets.tls.is_some() { "https" } else { "http" };
     // Not a log line: with `--port 0` it is how a script learns the port.
-    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
-    let app = App::guarded(Limits { max_body: config.max_body_size, ..Limits::default() }, auth);
-    if config.api_key_file.is_some() {
-        tokio::spawn(reload_keys(Arc::clone(&app), stop_signal(SignalKind::hangup())?));
+    let _ = writeln!(std::io::stdout(), "listening on {scheme}://{address}");
+    let app = App::with(Settings {
+        limits: limits(&config),
+        auth: secrets.auth,
+        tls: secrets.tls,
+        allowed_origins: config.network.allowed_origins.clone(),
+        metrics_apart: config.network.metrics_port.is_some(),
+    });
+    if let Some(port) = config.network.metrics_port {
+        let listener = bind(SocketAddr::new(config.listen.ip(), port)).await?;
+        let address = listener.local_addr().context("cannot tell the port")?;
+        let _ = writeln!(std::io::stdout(), "metrics on http://{address}/metrics");
+        tokio::spawn(http::serve_metrics(Arc::clone(&app), listener));
+    }
+    if config.api_key_file.is_some() || app.tls.is_some() {
+        tokio::spawn(reload(Arc::clone(&app), stop_signal(SignalKind::hangup())?));
     }
 
     let (failed, failure) = oneshot::channel();
@@ -118,12 +141,53 @@ async fn serve(config: Config, auth: Option<Auth>) -> anyhow::Result<()> {
     }
 }
 
-/// Reads the file of keys again at each SIGHUP.
-async fn reload_keys(app: Arc<App>, mut hangup: Signal) {
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Descriptors that are no clients' connections: listeners, files, the runtime's own.
+const OTHER_DESCRIPTORS: usize = 64;
+
+fn limits(config: &Config) -> Limits {
+    let network = &config.network;
+    let mut max_connections = network.max_connections;
+    if let Some(descriptors) = descriptors()
+        && max_connections + OTHER_DESCRIPTORS > descriptors
+    {
+        max_connections = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(1);
+        tracing::info!("at most {max_connections} connections, as {descriptors} files may be open (ulimit -n)");
+    }
+    Limits {
+        max_body: config.max_body_size,
+        stall: network.watchdog_timeout,
+        max_header_bytes: network.max_header_size,
+        idle_timeout: network.idle_timeout,
+        max_connections,
+        queue_timeout: network.queue_timeout,
+        request_timeout: network.request_timeout,
+        isolate_prefix_cache: network.isolate_prefix_cache,
+        ..Limits::default()
+    }
+}
+
+/// How many files this process may have open, where the system tells (Linux).
+fn descriptors() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// Reads keys and certificates again at each SIGHUP.
+async fn reload(app: Arc<App>, mut hangup: Signal) {
     while hangup.recv().await.is_some() {
         match app.auth.as_ref().map(Auth::reload) {
             Some(Ok(count)) => tracing::info!("API keys were read again: {count}"),
             Some(Err(reason)) => tracing::error!("API keys stay as they were: {reason}"),
+            None => {}
+        }
+        match app.tls.as_ref().map(Tls::reload) {
+            Some(Ok(())) => tracing::info!("the certificate was read again"),
+            Some(Err(reason)) => tracing::error!("the certificate stays as it was: {reason}"),
             None => {}
         }
     }

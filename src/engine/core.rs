@@ -113,7 +113,7 @@ impl Core {
     /// Starts the step just scheduled.
     pub fn launch(&mut self, events: &mut Vec<SeqEvent>) {
         let started = Instant::now();
-        self.stats.forwards.fetch_add(1, Relaxed);
+        self.stats.step_started(self.input.num_tokens());
         let (executor, scheduler, input) = (&mut self.executor, &mut self.scheduler, &self.input);
         let ticket = guard(|| {
             executor.forward(input)?;

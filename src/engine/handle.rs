@@ -149,6 +149,7 @@ impl Shared {
     /// Leaves the queue: scheduled for the first time, or ended before.
     pub fn dequeue(&self, prompt_tokens: usize) {
         self.stats.queued_requests.fetch_sub(1, Ordering::AcqRel);
+        self.stats.dequeued.fetch_add(1, Ordering::Relaxed);
         self.stats.queued_prompt_tokens.fetch_sub(prompt_tokens, Ordering::AcqRel);
     }
 }

@@ -7,6 +7,7 @@ pub mod constraint;
 pub mod core;
 pub mod event;
 pub mod executor;
+mod fairness;
 pub mod fake;
 
 pub mod handle;
@@ -30,8 +31,8 @@ pub use executor::{
 pub use handle::{EngineConfig, EngineHandle, EventStream, SubmitError};
 pub use scheduler::{Counters, Scheduler, SchedulerConfig};
 pub use speculation::{DraftCost, Speculation};
-pub use stats::{EngineStats, STEP_BUCKETS_MS};
+pub use stats::{EngineStats, STEP_BUCKETS_MS, STEP_TOKEN_BUCKETS};
 pub use thread::{Engine, EngineThread, engine, spawn};
 pub use types::{
-    AdapterSlot, BLOCK_SIZE, BlockId, FinishReason, Pooling, Request, SamplingParams, SeqId, Task, TokenId,
+    AdapterSlot, BLOCK_SIZE, BlockId, FinishReason, Pooling, Request, SamplingParams, SeqId, Task, Tenant, TokenId,
 };

@@ -9,7 +9,7 @@
 //! becomes void: the rows are recognised by sequence and epoch, and dropped. Its blocks are free at
 //! once, because steps run in order.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::block_pool::{BlockPool, BlockTable};
 use super::constraint::Guide;
 use super::event::{Event, SeqEvent};
 use super::executor::{Row, SampleInput, SampleRow, StepInput, TokenSource};
+use super::fairness::{Accounts, Waiting};
 use super::sequence::{OrderKey, RowRef, Sequence};
 use super::speculation::{Speculation, StepCosts};
 use super::types::{BLOCK_SIZE, BlockId, FinishReason, Request, SeqId, Task, TokenId};
@@ -27,6 +28,11 @@ mod assemble;
 mod drafts;
 mod trace;
 mod update;
+
+/// Where several tenants share the engine, a step computes this part of its tokens at most of prompts.
+const SHARED_CHUNKS: usize = 8;
+/// But so many, which are still computed together at a good rate.
+const LEAST_CHUNK: usize = 32;
 
 /// Limits of the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +67,9 @@ pub struct Counters {
     pub prefix_cache_queries: u64,
     pub prefix_cache_hits: u64,
     pub generation_tokens: u64,
+    /// Positions computed, also again after a preemption: of prompts and resumed sequences, and one a decoding row.
+    pub prefill_tokens: u64,
+    pub decode_tokens: u64,
     pub discarded_rows: u64,
     pub preemptions: u64,
     pub finished_stop: u64,
@@ -118,8 +127,12 @@ pub struct Scheduler {
     by_id: HashMap<SeqId, usize>,
     /// Slots in key order.
     running: Vec<usize>,
-    waiting: BTreeSet<(OrderKey, usize)>,
-    /// Those of `waiting` that were admitted before.
+    /// Tenants, and their waiting sequences.
+    accounts: Accounts,
+    /// Those with sequences, the least served first.
+    turns: Vec<usize>,
+    num_waiting: usize,
+    /// Waiting sequences that were admitted before.
     num_preempted: usize,
     steps: VecDeque<StepRecord>,
     /// Step records to reuse.
@@ -149,7 +162,9 @@ impl Scheduler {
             free_slots: Vec::new(),
             by_id: HashMap::new(),
             running: Vec::new(),
-            waiting: BTreeSet::new(),
+            accounts: Accounts::default(),
+            turns: Vec::new(),
+            num_waiting: 0,
             num_preempted: 0,
             steps: VecDeque::new(),
             spare: Vec::new(),
@@ -186,7 +201,7 @@ impl Scheduler {
 
     /// Sequences not admitted yet, or preempted.
     pub fn num_waiting(&self) -> usize {
-        self.waiting.len()
+        self.num_waiting
     }
 
     /// Waiting sequences that had been admitted before.
@@ -201,7 +216,7 @@ impl Scheduler {
 
     /// Whether no sequence is left.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty()
+        self.running.is_empty() && self.num_waiting == 0
     }
 
     /// Adds a waiting sequence and returns its slot. The prompt must not be empty and must leave
@@ -214,10 +229,12 @@ impl Scheduler {
         }
         let key = OrderKey { priority: request.priority, virtual_time: 0, arrival: self.next_arrival };
         self.next_arrival += 1;
+        let account = self.accounts.enter(request.tenant);
         let root = self.pool.root(request.cache_salt.as_ref(), request.adapter.as_ref().map(AdapterLease::slot));
         let sequence = Box::new(Sequence {
             id,
             key,
+            account,
             max_len: num_prompt.saturating_add(request.max_new_tokens()).min(self.config.max_len()),
             task: request.task,
             adapter: request.adapter,
@@ -246,7 +263,7 @@ impl Scheduler {
         };
         self.seqs[slot] = Some(sequence);
         self.by_id.insert(id, slot);
-        self.waiting.insert((key, slot));
+        self.wait(slot);
         Ok(slot)
     }
 
@@ -272,13 +289,21 @@ impl Scheduler {
         let mut budget = self.config.max_num_batched_tokens;
 
         let preempted = self.schedule_decodes(&mut budget, input, &mut record);
-        // With a row for each running sequence there is no chunk to look for.
-        if record.rows.len() < self.running.len() {
-            self.schedule_chunks(&mut budget, input, &mut record);
+        let mut turns = std::mem::take(&mut self.turns);
+        self.accounts.order(&mut turns);
+        if self.accounts.are_several() {
+            // Who comes while a step is computed waits for its end: prompts are taken in small chunks.
+            budget = budget.min((self.config.max_num_batched_tokens / SHARED_CHUNKS).max(LEAST_CHUNK));
         }
-        if !preempted {
-            self.schedule_waiting(&mut budget, input, &mut record, events);
+        let mut admitting = !preempted;
+        for &account in &turns {
+            // With a row for each running sequence there is no chunk to look for.
+            if record.rows.len() < self.running.len() {
+                self.schedule_chunks(account, &mut budget, input, &mut record);
+            }
+            admitting = admitting && self.schedule_waiting(account, &mut budget, input, &mut record, events);
         }
+        self.turns = turns;
         self.schedule_drafts(budget, input, &mut record);
         if record.rows.is_empty() {
             self.spare.push(record);
@@ -343,14 +368,35 @@ impl Scheduler {
         self.running.binary_search_by_key(&key, |&slot| self.seq(slot).key)
     }
 
+    /// Puts a sequence among those that wait.
+    fn wait(&mut self, slot: usize) {
+        let (account, entry) = self.place(slot);
+        self.accounts[account].waiting.insert(entry);
+        self.num_waiting += 1;
+    }
+
+    /// Takes it out again.
+    fn unwait(&mut self, slot: usize) {
+        let (account, entry) = self.place(slot);
+        self.accounts[account].waiting.remove(&entry);
+        self.num_waiting -= 1;
+    }
+
+    fn place(&self, slot: usize) -> (usize, Waiting) {
+        let seq = self.seq(slot);
+        (seq.account, (seq.key.priority, seq.key.arrival, slot))
+    }
+
     fn remove(&mut self, slot: usize) {
         let key = self.seq(slot).key;
         match self.running_index(key) {
             Ok(index) => {
                 self.running.remove(index);
+                let account = self.seq(slot).account;
+                self.accounts[account].running -= 1;
             }
             Err(_) => {
-                self.waiting.remove(&(key, slot));
+                self.unwait(slot);
                 self.num_preempted -= usize::from(self.seq(slot).admitted);
             }
         }
@@ -369,14 +415,16 @@ impl Scheduler {
         assert!(self.running.is_sorted_by_key(|&slot| self.seq(slot).key), "running is in key order");
         assert!(self.running.len() <= self.config.max_num_seqs, "too many sequences run");
         let alive = self.seqs.iter().flatten().count();
-        assert_eq!(alive, self.running.len() + self.waiting.len(), "every sequence runs or waits");
+        assert_eq!(alive, self.running.len() + self.num_waiting, "every sequence runs or waits");
         assert_eq!(alive, self.by_id.len(), "every sequence has its id");
         assert_eq!(alive + self.free_slots.len(), self.seqs.len(), "every slot is taken or free");
-        for &(_, slot) in &self.waiting {
+        assert_eq!(self.accounts.waiting().count(), self.num_waiting, "waiting sequences");
+        assert_eq!(self.accounts.num_running(), self.running.len(), "running sequences of all tenants");
+        for &(_, _, slot) in self.accounts.waiting() {
             let seq = self.seq(slot);
             assert_eq!((seq.num_computed, seq.in_flight, seq.table.capacity()), (0, 0, 0), "{:?} waits", seq.id);
         }
-        let preempted = self.waiting.iter().filter(|&&(_, slot)| self.seq(slot).admitted).count();
+        let preempted = self.accounts.waiting().filter(|&&(_, _, slot)| self.seq(slot).admitted).count();
         assert_eq!(preempted, self.num_preempted, "preempted sequences");
         for &slot in &self.running {
             let seq = self.seq(slot);

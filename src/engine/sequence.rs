@@ -13,7 +13,7 @@ use super::types::{FinishReason, Pooling, SamplingParams, SeqId, Task, TokenId};
 pub struct OrderKey {
     /// The request's priority.
     pub priority: i32,
-    /// Service its tenant has had; 0 while there is one tenant.
+    /// Service that its tenant had had when it was first admitted; 0 before.
     pub virtual_time: u64,
     /// Order of arrival.
     pub arrival: u64,
@@ -34,6 +34,8 @@ pub(super) struct RowRef {
 pub(super) struct Sequence {
     pub id: SeqId,
     pub key: OrderKey,
+    /// Its tenant's place among the accounts.
+    pub account: usize,
     pub task: Task,
     pub params: Arc<SamplingParams>,
     /// Held until the sequence ends.

@@ -8,6 +8,8 @@ use super::scheduler::Scheduler;
 
 /// Upper bounds of the step time histogram's buckets, in milliseconds; one more bucket has none.
 pub const STEP_BUCKETS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000];
+/// Upper bounds of the buckets of tokens in a step; one more bucket has none.
+pub const STEP_TOKEN_BUCKETS: [u64; 12] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048];
 
 /// Gauges and counters of one engine. Counters only grow.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct EngineStats {
 
     /// Requests accepted at the door.
     pub accepted: AtomicU64,
+    /// Those that left the queue since: scheduled, or ended before.
+    pub dequeued: AtomicU64,
     /// Steps completed.
     pub steps: AtomicU64,
     /// Forward passes started.
@@ -48,6 +52,9 @@ pub struct EngineStats {
     pub prefix_cache_queries: AtomicU64,
     pub prefix_cache_hits: AtomicU64,
     pub generation_tokens: AtomicU64,
+    /// Positions computed: of prompts and resumed sequences, and one a decoding row.
+    pub prefill_tokens: AtomicU64,
+    pub decode_tokens: AtomicU64,
     /// Rows with drafts, their drafts, and those that were right.
     pub drafts: AtomicU64,
     pub draft_tokens: AtomicU64,
@@ -62,6 +69,9 @@ pub struct EngineStats {
     pub step_time_buckets: [AtomicU64; STEP_BUCKETS_MS.len() + 1],
     /// Sum of all step times, in microseconds.
     pub step_time_sum_us: AtomicU64,
+    /// Counts of steps by [`STEP_TOKEN_BUCKETS`], each bucket alone, and the sum of their tokens.
+    pub step_token_buckets: [AtomicU64; STEP_TOKEN_BUCKETS.len() + 1],
+    pub step_token_sum: AtomicU64,
 
     started: Instant,
     /// Milliseconds after `started` of the last completed step, or of waking up for work.
@@ -83,6 +93,7 @@ impl EngineStats {
             adapters: AtomicUsize::new(0),
             adapter_bytes: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
+            dequeued: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             forwards: AtomicU64::new(0),
             step_failures: AtomicU64::new(0),
@@ -91,6 +102,8 @@ impl EngineStats {
             prefix_cache_queries: AtomicU64::new(0),
             prefix_cache_hits: AtomicU64::new(0),
             generation_tokens: AtomicU64::new(0),
+            prefill_tokens: AtomicU64::new(0),
+            decode_tokens: AtomicU64::new(0),
             drafts: AtomicU64::new(0),
             draft_tokens: AtomicU64::new(0),
             accepted_draft_tokens: AtomicU64::new(0),
@@ -101,6 +114,8 @@ impl EngineStats {
             finished_failed: AtomicU64::new(0),
             step_time_buckets: std::array::from_fn(|_| AtomicU64::new(0)),
             step_time_sum_us: AtomicU64::new(0),
+            step_token_buckets: std::array::from_fn(|_| AtomicU64::new(0)),
+            step_token_sum: AtomicU64::new(0),
             started: Instant::now(),
             last_progress_ms: AtomicU64::new(0),
             idle: AtomicBool::new(false),
@@ -133,6 +148,13 @@ impl EngineStats {
         self.idle.store(idle, Relaxed);
     }
 
+    pub(super) fn step_started(&self, tokens: usize) {
+        let bucket = STEP_TOKEN_BUCKETS.iter().position(|&most| tokens as u64 <= most);
+        self.step_token_buckets[bucket.unwrap_or(STEP_TOKEN_BUCKETS.len())].fetch_add(1, Relaxed);
+        self.step_token_sum.fetch_add(tokens as u64, Relaxed);
+        self.forwards.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn step_completed(&self, took: Duration) {
         let bucket = STEP_BUCKETS_MS.iter().position(|&ms| took <= Duration::from_millis(ms));
         self.step_time_buckets[bucket.unwrap_or(STEP_BUCKETS_MS.len())].fetch_add(1, Relaxed);
@@ -154,6 +176,8 @@ impl EngineStats {
         self.prefix_cache_queries.store(counters.prefix_cache_queries, Relaxed);
         self.prefix_cache_hits.store(counters.prefix_cache_hits, Relaxed);
         self.generation_tokens.store(counters.generation_tokens, Relaxed);
+        self.prefill_tokens.store(counters.prefill_tokens, Relaxed);
+        self.decode_tokens.store(counters.decode_tokens, Relaxed);
         self.drafts.store(counters.drafts, Relaxed);
         self.draft_tokens.store(counters.draft_tokens, Relaxed);
         self.accepted_draft_tokens.store(counters.accepted_draft_tokens, Relaxed);

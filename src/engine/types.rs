@@ -136,6 +136,22 @@ impl Default for Task {
     }
 }
 
+/// On whose account a sequence runs: tenants share the engine by the service each has had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tenant {
+    /// Who.
+    pub id: u64,
+    /// Share, beside those of others; at least 1.
+    pub weight: u32,
+}
+
+impl Default for Tenant {
+    /// The one there is where nobody tells them apart.
+    fn default() -> Self {
+        Self { id: 0, weight: 1 }
+    }
+}
+
 /// One sequence to compute. A request with `n` choices is `n` of these.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -145,7 +161,7 @@ pub struct Request {
     pub task: Task,
     /// How to sample and when to stop.
     pub params: Arc<SamplingParams>,
-    /// Lower runs first; 0 is ordinary.
+    /// Lower runs first; 0 is ordinary. Among sequences of one tenant.
     pub priority: i32,
     /// Separates prefix-cache entries that must not be shared.
     pub cache_salt: Option<Arc<str>>,
@@ -153,13 +169,24 @@ pub struct Request {
     pub adapter: Option<AdapterLease>,
     /// What may be generated, in its first state; `None` is anything.
     pub constraint: Option<Box<dyn Matcher>>,
+    /// On whose account.
+    pub tenant: Tenant,
 }
 
 impl Request {
     /// Ordinary generation by the base model.
     pub fn generate(prompt: impl Into<Arc<[TokenId]>>, params: SamplingParams) -> Self {
         let (prompt, params) = (prompt.into(), Arc::new(params));
-        Self { prompt, task: Task::default(), params, priority: 0, cache_salt: None, adapter: None, constraint: None }
+        Self {
+            prompt,
+            task: Task::default(),
+            params,
+            priority: 0,
+            cache_salt: None,
+            adapter: None,
+            constraint: None,
+            tenant: Tenant::default(),
+        }
     }
 
     /// Tokens to generate at most.

@@ -1,25 +1,33 @@
-//! API keys: which are known, and the check on every route but the probes.
+//! API keys: which are known, whose they are, and the check on every route but the probes.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
+use super::caller::Caller;
 use super::error::ApiError;
 use super::state::App;
+use super::tenant::{Quota, Tenant};
 
 /// Longest key, bytes.
 const MAX_KEY: usize = 512;
 /// Before the hexadecimal digest of a key, where a file does not have the key itself.
 const DIGEST: &str = "sha256:";
 
-/// Digests of keys; the keys themselves are not kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Keys(Vec<[u8; 32]>);
+/// A line of the file, or a key of the command line. The key itself is not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    digest: [u8; 32],
+    name: Option<String>,
+    quota: Quota,
+}
 
 fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
@@ -30,8 +38,9 @@ fn equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
     std::hint::black_box(a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b))) == 0
 }
 
-impl Keys {
-    fn add(&mut self, key: &str) -> Result<(), &'static str> {
+impl Entry {
+    /// A key without a name or limits.
+    fn key(key: &str) -> Result<Self, &'static str> {
         let digest = match key.strip_prefix(DIGEST) {
             Some(hex) => hexadecimal(hex).ok_or("what follows 'sha256:' is not 64 hexadecimal digits")?,
             None if key.len() > MAX_KEY => return Err("a key has at most 512 characters"),
@@ -40,27 +49,64 @@ impl Keys {
             }
             None => digest(key.as_bytes()),
         };
-        self.0.push(digest);
-        Ok(())
+        Ok(Self { digest, name: None, quota: Quota::default() })
+    }
+
+    /// A key, and after it what is set for it, as `name=value`. Nothing of the line is repeated: what looks like a
+    /// setting may be part of a key.
+    fn line(line: &str) -> Result<Self, &'static str> {
+        let mut words = line.split_ascii_whitespace();
+        let mut entry = Self::key(words.next().unwrap_or_default())?;
+        for word in words {
+            let (setting, value) = word.split_once('=').unwrap_or((word, ""));
+            let number = |most: u64| value.parse().ok().filter(|n| (1..=most).contains(n));
+            let quota = &mut entry.quota;
+            match setting {
+                "name" if is_name(value) => entry.name = Some(value.to_owned()),
+                "name" => return Err("a name has 1 to 64 letters, digits and '-_.'"),
+                "requests-per-minute" => {
+                    let n = number(1 << 32).ok_or("requests-per-minute is a number from 1")?;
+                    quota.requests_per_minute = Some(n);
+                }
+                "tokens-per-minute" => {
+                    let n = number(1 << 40).ok_or("tokens-per-minute is a number from 1")?;
+                    quota.tokens_per_minute = Some(n);
+                }
+                "max-concurrency" => {
+                    let n = number(1 << 20).ok_or("max-concurrency is a number from 1")?;
+                    quota.max_concurrency = Some(n as usize);
+                }
+                "weight" => quota.weight = number(1000).ok_or("weight is a number from 1 to 1000")? as u32,
+                _ => {
+                    return Err("a key has printable ASCII characters only, without spaces; it may be followed by \
+                                name=, requests-per-minute=, tokens-per-minute=, max-concurrency= and weight=");
+                }
+            }
+        }
+        Ok(entry)
     }
 
     /// One key a line; empty lines and those that begin with `#` are left out.
-    fn read(path: &Path) -> Result<Self, String> {
+    fn read(path: &Path) -> Result<Vec<Self>, String> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|e| format!("'{shown}' cannot be read: {e}"))?;
-        let mut keys = Self::default();
+        let mut entries: Vec<Self> = Vec::new();
         for (i, line) in text.lines().map(str::trim).enumerate().filter(|(_, l)| !l.is_empty() && !l.starts_with('#')) {
-            keys.add(line).map_err(|reason| format!("'{shown}' line {}: {reason}", i + 1))?;
+            let wrong = |reason: &str| format!("'{shown}' line {}: {reason}", i + 1);
+            let entry = Self::line(line).map_err(wrong)?;
+            let same = entries.iter().find(|e| e.name.is_some() && e.name == entry.name);
+            if same.is_some_and(|e| e.quota != entry.quota) {
+                return Err(wrong("keys of the same name share their limits, and an earlier line sets others"));
+            }
+            entries.push(entry);
         }
         // Without a key nobody could be let in, which is hardly what was meant.
-        if keys.0.is_empty() { Err(format!("'{shown}' has no key")) } else { Ok(keys) }
+        if entries.is_empty() { Err(format!("'{shown}' has no key")) } else { Ok(entries) }
     }
+}
 
-    /// Looks at all of them, so that the time does not tell which one it was.
-    fn know(&self, key: &[u8]) -> bool {
-        let asked = digest(key);
-        self.0.iter().fold(false, |known, key| known | equal(key, &asked))
-    }
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 fn hexadecimal(text: &str) -> Option<[u8; 32]> {
@@ -71,12 +117,39 @@ fn hexadecimal(text: &str) -> Option<[u8; 32]> {
     Some(out)
 }
 
+/// Digests of keys, and whose they are.
+#[derive(Debug, Default)]
+struct Keys(Vec<([u8; 32], Arc<Tenant>)>);
+
+impl Keys {
+    /// Looks at all of them, so that the time does not tell which one it was.
+    fn holder(&self, key: &[u8]) -> Option<&Arc<Tenant>> {
+        let asked = digest(key);
+        let mut holder = None;
+        for (key, tenant) in &self.0 {
+            holder = if equal(key, &asked) { Some(tenant) } else { holder };
+        }
+        holder
+    }
+
+    /// Who has held this key, or one of this name.
+    fn known(&self, entry: &Entry) -> Option<&Arc<Tenant>> {
+        let found = self.0.iter().find(|(digest, tenant)| match &entry.name {
+            Some(name) => tenant.name() == Some(name),
+            None => tenant.name().is_none() && *digest == entry.digest,
+        });
+        found.map(|(_, tenant)| tenant)
+    }
+}
+
 /// The keys a server accepts: some for its whole life, and those of a file, which may be read again.
 #[derive(Debug)]
 pub struct Auth {
-    given: Keys,
+    given: Vec<Entry>,
     file: Option<PathBuf>,
     now: RwLock<Arc<Keys>>,
+    /// Of the next holder.
+    next_id: AtomicU64,
 }
 
 impl Auth {
@@ -85,42 +158,72 @@ impl Auth {
     /// # Errors
     /// What is wrong, naming flag or file and line, and never the key.
     pub fn new(keys: &[String], file: Option<&Path>) -> Result<Option<Self>, String> {
-        let mut given = Keys::default();
+        let mut given = Vec::new();
         for key in keys {
-            let added = if key.is_empty() { Err("a key is not empty") } else { given.add(key) };
-            added.map_err(|reason| format!("--api-key: {reason}"))?;
+            let entry = if key.is_empty() { Err("a key is not empty") } else { Entry::key(key) };
+            given.push(entry.map_err(|reason| format!("--api-key: {reason}"))?);
         }
-        if given.0.is_empty() && file.is_none() {
+        if given.is_empty() && file.is_none() {
             return Ok(None);
         }
-        let auth = Self { given, file: file.map(Path::to_owned), now: RwLock::default() };
+        let auth = Self { given, file: file.map(Path::to_owned), now: RwLock::default(), next_id: AtomicU64::new(1) };
         auth.reload()?;
         Ok(Some(auth))
     }
 
-    /// Reads the file again. If that fails, the keys stay as they are.
+    /// Reads the file again. What keys and names that stay have used of their limits stays too. If it fails, the keys
+    /// stay as they are.
     ///
     /// # Errors
     /// As [`Auth::new`].
     pub fn reload(&self) -> Result<usize, String> {
-        let mut keys = self.given.clone();
+        let mut entries = self.given.clone();
         if let Some(file) = &self.file {
-            keys.0.extend(Keys::read(file).map_err(|reason| format!("--api-key-file {reason}"))?.0);
+            entries.extend(Entry::read(file).map_err(|reason| format!("--api-key-file {reason}"))?);
+        }
+        let (before, now) = (self.keys(), Instant::now());
+        let mut keys = Keys::default();
+        for entry in entries {
+            let holder = match before.known(&entry).or_else(|| keys.known(&entry)) {
+                Some(tenant) => {
+                    tenant.set_quota(entry.quota, now);
+                    Arc::clone(tenant)
+                }
+                None => {
+                    let id = self.next_id.fetch_add(1, Relaxed);
+                    Arc::new(Tenant::new(id, entry.name, entry.quota, now))
+                }
+            };
+            keys.0.push((entry.digest, holder));
         }
         let count = keys.0.len();
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         Ok(count)
     }
 
-    /// How many keys there are.
-    pub fn count(&self) -> usize {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).0.len()
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    /// How many keys there are.
+    pub fn count(&self) -> usize {
+        self.keys().0.len()
+    }
+
+    /// Everyone who holds a key, once.
+    pub fn tenants(&self) -> Vec<Arc<Tenant>> {
+        let mut tenants: Vec<Arc<Tenant>> = Vec::new();
+        for (_, tenant) in &self.keys().0 {
+            if !tenants.iter().any(|t| Arc::ptr_eq(t, tenant)) {
+                tenants.push(Arc::clone(tenant));
+            }
+        }
+        tenants
+    }
+
+    fn check(&self, headers: &HeaderMap) -> Result<Arc<Tenant>, ApiError> {
         let key = presented(headers).ok_or(ApiError::NoKey)?;
-        let keys = Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner));
-        if keys.know(key) { Ok(()) } else { Err(ApiError::WrongKey) }
+        self.keys().holder(key).cloned().ok_or(ApiError::WrongKey)
     }
 }
 
@@ -137,15 +240,32 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
 /// Answered without a key: they hold no data, and whoever asks them has none.
 const OPEN: [&str; 4] = ["/livez", "/startupz", "/readyz", "/health"];
 
-/// Refuses every request without a key, whatever its route, if the server has keys.
+/// Refuses every request without a key, whatever its route, if the server has keys; and those beyond the limits of
+/// their key, as far as they are known before the body is read.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if let Some(auth) = &app.auth
-        && !OPEN.contains(&request.uri().path())
-        && let Err(error) = auth.check(request.headers())
-    {
-        return error.into_response();
-    }
-    next.run(request).await
+    let Some(auth) = app.auth.as_ref().filter(|_| !OPEN.contains(&request.uri().path())) else {
+        return next.run(request).await;
+    };
+    let tenant = match auth.check(request.headers()) {
+        Ok(tenant) => tenant,
+        Err(error) => return error.into_response(),
+    };
+    tracing::Span::current().record("key", tenant.name());
+    // Reading what there is takes nothing of the engine.
+    let works = request.method() == Method::POST;
+    let slot = match works.then(|| tenant.enter(Instant::now())).transpose() {
+        Ok(slot) => slot.map(Arc::new),
+        Err(error) => return told(&tenant, error.into_response()),
+    };
+    let caller = Caller { slot, isolated: app.limits.isolate_prefix_cache };
+    let response = caller.scope(next.run(request)).await;
+    if works { told(&tenant, response) } else { response }
+}
+
+/// Adds the headers about limits.
+fn told(tenant: &Tenant, mut response: Response) -> Response {
+    tenant.tell(Instant::now(), response.headers_mut());
+    response
 }
 
 #[cfg(test)]
@@ -161,16 +281,17 @@ mod tests {
     fn keys_are_found_by_their_digest() {
         let auth = Auth::new(&["sesame".into(), format!("sha256:{}", "ab".repeat(32))], None).unwrap().unwrap();
         assert_eq!(auth.count(), 2);
-        assert_eq!(auth.check(&headers("authorization", "Bearer sesame")), Ok(()));
-        assert_eq!(auth.check(&headers("authorization", "bearer  sesame ")), Ok(()));
-        assert_eq!(auth.check(&headers("x-api-key", "sesame")), Ok(()));
+        let check = |headers: &HeaderMap| auth.check(headers).map(|_| ());
+        assert_eq!(check(&headers("authorization", "Bearer sesame")), Ok(()));
+        assert_eq!(check(&headers("authorization", "bearer  sesame ")), Ok(()));
+        assert_eq!(check(&headers("x-api-key", "sesame")), Ok(()));
         for wrong in ["Bearer sesam", "Bearer sesamee", "Bearer \u{e9}", "Bearer sha256:abab"] {
-            assert_eq!(auth.check(&headers("authorization", wrong)), Err(ApiError::WrongKey), "{wrong}");
+            assert_eq!(check(&headers("authorization", wrong)), Err(ApiError::WrongKey), "{wrong}");
         }
         for none in ["Bearer", "Bearer ", "Basic sesame", "sesame", ""] {
-            assert_eq!(auth.check(&headers("authorization", none)), Err(ApiError::NoKey), "{none}");
+            assert_eq!(check(&headers("authorization", none)), Err(ApiError::NoKey), "{none}");
         }
-        assert_eq!(auth.check(&HeaderMap::new()), Err(ApiError::NoKey));
+        assert_eq!(check(&HeaderMap::new()), Err(ApiError::NoKey));
         assert!(!format!("{auth:?}").contains("sesame"));
     }
 
@@ -198,6 +319,44 @@ mod tests {
         write("third\n");
         assert_eq!(auth.reload(), Ok(1));
         assert!(knows("third") && !knows("first"));
+    }
+
+    #[test]
+    fn keys_have_names_and_limits() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keys");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        write("old name=team requests-per-minute=2\nnew  name=team requests-per-minute=2\nother weight=4\n");
+        let auth = Auth::new(&["given".into()], Some(&file)).unwrap().unwrap();
+        let holder = |key: &str| auth.check(&headers("x-api-key", key)).unwrap();
+        assert!(Arc::ptr_eq(&holder("old"), &holder("new")));
+        assert_eq!((holder("old").name(), holder("other").name()), (Some("team"), None));
+        let accounts = ["old", "other", "given"].map(|key| holder(key).account());
+        assert_eq!(accounts.map(|a| a.weight), [1, 4, 1]);
+        assert!(accounts[0].id != accounts[1].id && accounts[1].id != accounts[2].id && accounts[0].id > 0);
+        assert_eq!(auth.tenants().len(), 3);
+
+        // What was used stays used.
+        let now = Instant::now();
+        (holder("old").enter(now).unwrap(), holder("new").enter(now).unwrap());
+        write("new name=team requests-per-minute=2\nother weight=5\n");
+        auth.reload().unwrap();
+        assert!(holder("new").enter(now).is_err());
+        assert_eq!(["new", "other"].map(|key| holder(key).account().id), [accounts[0].id, accounts[1].id]);
+        assert_eq!(holder("other").account().weight, 5);
+
+        for (text, reason) in [
+            ("a name=\n", "line 1: a name has"),
+            ("a name=x y\n", "line 1: a key has printable"),
+            ("a weight=0\n", "line 1: weight is"),
+            ("a max-concurrency=-1\n", "line 1: max-concurrency is"),
+            ("a tokens-per-minute=many\n", "line 1: tokens-per-minute is"),
+            ("a name=x\nb name=x weight=2\n", "line 2: keys of the same name"),
+        ] {
+            write(text);
+            let error = auth.reload().unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
     }
 
     #[test]

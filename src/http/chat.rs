@@ -43,12 +43,13 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let (model, prepared) = intake::prepared(&app, request, prepare).await?;
     let Prepared { chat, submission, calls } = prepared;
     let active = app.enter()?;
-    let generation = Generation::start(&model, &submission, "messages", arrived, active)?;
+    let mut generation = Generation::start(&model, &submission, "messages", arrived, active)?;
     let identity = Identity::new("chatcmpl", chat.target.name);
     let (common, vocabulary) = (chat.common, submission.vocabulary);
     if common.stream {
         let chunks = ChatChunks::new(generation.len(), vocabulary, submission.wants_logprobs, calls);
         let dialect = Dialect::Chat(chunks);
+        generation.begun(app.limits.keep_alive, app.watch_stage()).await?;
         let wants = stream::Wants { usage: common.include_usage, keep_alive: app.limits.keep_alive };
         return Ok(stream::respond(generation, identity, dialect, wants, app.watch_stage()));
     }

@@ -76,6 +76,24 @@ impl Choice {
         }
     }
 
+    /// Whether the engine has taken it up.
+    pub fn is_begun(&self) -> bool {
+        self.timing.is_scheduled()
+    }
+
+    /// Ends it here, as if its limit of tokens were reached.
+    pub fn cut(&mut self) -> Added {
+        let mut added = Added::default();
+        let rest = self.text.finish();
+        if !self.shown(rest, &mut added) {
+            while !self.pending.is_empty() {
+                self.release(&mut added);
+            }
+            self.finish(&mut added, "length");
+        }
+        added
+    }
+
     /// Whether nothing follows.
     pub fn is_finished(&self) -> bool {
         self.events.is_none()
@@ -134,7 +152,9 @@ impl Choice {
             }
             Event::Failed(error) => {
                 self.events = None;
-                return Err(engine_error(error));
+                let error = engine_error(error);
+                self.timing.failed(self.model.metrics(), error.code());
+                return Err(error);
             }
         }
         Ok(added)

@@ -34,7 +34,7 @@ struct Prepared {
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let (model, prepared) = intake::prepared(&app, request, prepare).await?;
-    let _active = app.enter()?;
+    let active = app.enter()?;
     let Prepared { name, base64, normalize, sequences } = prepared;
     let lengths: Vec<usize> = sequences.iter().map(|s| s.prompt.len()).collect();
     let streams = submit(&model, sequences, "input")?;
@@ -45,6 +45,13 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
         .into_iter()
         .map(|events| Read { model: &model, events, timing: Timing::new(arrived), done: false })
         .collect();
+    if let Some(first) = reads.first_mut() {
+        tokio::select! {
+            begun = first.begun() => begun?,
+            () = at(active.queue_until) => return Err(active.not_begun()),
+            () = deadline(&mut stage) => return Err(ApiError::DrainDeadline),
+        }
+    }
     let all = async {
         let mut data = Vec::with_capacity(reads.len());
         for (index, read) in reads.iter_mut().enumerate() {
@@ -65,6 +72,7 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let data = tokio::select! {
         data = all => data?,
         () = deadline(&mut stage) => return Err(ApiError::DrainDeadline),
+        () = at(active.until) => return Err(active.too_long()),
     };
     let prompt_tokens = lengths.iter().sum();
     let usage = EmbeddingUsage { prompt_tokens, total_tokens: prompt_tokens };
@@ -95,6 +103,14 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     Ok(Prepared { name: target.name, base64, normalize, sequences })
 }
 
+/// Waits until then, or for ever.
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// One of several words; the first is the default.
 fn choose<T: Copy>(f: &mut Fields, name: &'static str, among: &[(&str, T)]) -> Result<T, ApiError> {
     let Some(word) = f.string(name)? else { return Ok(among[0].1) };
@@ -121,6 +137,25 @@ struct Read<'a> {
 }
 
 impl Read<'_> {
+    /// Waits until the engine takes it up, which is the first that it tells.
+    async fn begun(&mut self) -> Result<(), ApiError> {
+        match self.events.recv().await {
+            Some(Event::Scheduled { .. }) => {
+                self.timing.scheduled(self.model.metrics());
+                Ok(())
+            }
+            Some(Event::Failed(error)) => Err(self.failed(error)),
+            _ => Err(self.failed(EngineError::Stopped)),
+        }
+    }
+
+    fn failed(&mut self, error: EngineError) -> ApiError {
+        self.done = true;
+        let error = engine_error(error);
+        self.timing.failed(self.model.metrics(), error.code());
+        error
+    }
+
     async fn pooled(&mut self) -> Result<Vec<f32>, ApiError> {
         loop {
             match self.events.recv().await {
@@ -129,11 +164,8 @@ impl Read<'_> {
                     self.timing.finished(self.model.metrics(), "stop");
                     return Ok(vector);
                 }
-                Some(Event::Failed(error)) => {
-                    self.done = true;
-                    return Err(engine_error(error));
-                }
-                Some(Event::Finished(_)) | None => return Err(engine_error(EngineError::Stopped)),
+                Some(Event::Failed(error)) => return Err(self.failed(error)),
+                Some(Event::Finished(_)) | None => return Err(self.failed(EngineError::Stopped)),
                 Some(Event::Scheduled { .. }) => self.timing.scheduled(self.model.metrics()),
                 Some(Event::PromptLogprobs(_) | Event::Token(_)) => {}
             }

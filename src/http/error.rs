@@ -7,6 +7,33 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::wire::Usage;
+
+/// A limit of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateLimit {
+    /// Requests in a minute.
+    Requests,
+    /// Tokens in a minute.
+    Tokens,
+    /// Requests at once.
+    Concurrency,
+}
+
+impl std::fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Requests => "requests per minute",
+            Self::Tokens => "tokens per minute",
+            Self::Concurrency => "requests at once",
+        })
+    }
+}
+
+/// The code of the error that a response tells: for the metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorCode(pub &'static str);
+
 /// Anything a client can be told. Messages never hold prompts, paths or keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -93,9 +120,42 @@ pub enum ApiError {
     /// The route exists, the method does not.
     #[error("Method {0} is not allowed for this URL.")]
     Method(String),
-    /// Admission refused.
+    /// Admission refused: the queue is full, or the key's share of it.
     #[error("The server's request queue is full; try again later.")]
-    QueueFull,
+    QueueFull {
+        /// Seconds until it has room again, as fast as it went lately.
+        retry_after: u32,
+    },
+    /// The key has used up one of its limits.
+    #[error("Rate limit reached: at most {most} {limit} with this API key. Try again in {retry_after} seconds.")]
+    RateLimit {
+        /// Which.
+        limit: RateLimit,
+        /// How many.
+        most: u64,
+        /// Seconds until it has room again.
+        retry_after: u32,
+    },
+    /// The request was not taken up in time.
+    #[error("The request waited for {waited} seconds and was not begun; try again later.")]
+    QueueTimeout {
+        /// Seconds.
+        waited: u64,
+    },
+    /// The request took too long, and there is nothing of its answer yet.
+    #[error("The request was not answered within {0} seconds.")]
+    Timeout(u64),
+    /// Too much before the body.
+    #[error("The request's headers are larger than the limit of {bytes} bytes, or more than {count}.")]
+    Headers {
+        /// Of names and values together.
+        bytes: usize,
+        /// Of headers.
+        count: usize,
+    },
+    /// As many connections as there may be.
+    #[error("The server has too many connections; try again later.")]
+    Connections,
     /// The model is still loading.
     #[error("The model is still loading; try again later.")]
     Loading,
@@ -139,15 +199,16 @@ impl ApiError {
             | Self::Value { .. }
             | Self::Constraint(_)
             | Self::ContextLength { .. } => StatusCode::BAD_REQUEST,
-            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTimeout(_) | Self::QueueTimeout { .. } | Self::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ModelNotFound(_) | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
             Self::AdapterUpdates => StatusCode::FORBIDDEN,
-            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-            Self::Loading | Self::Draining | Self::DrainDeadline | Self::EngineStopped => {
+            Self::Headers { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::QueueFull { .. } | Self::RateLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Loading | Self::Draining | Self::DrainDeadline | Self::EngineStopped | Self::Connections => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Engine | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -184,7 +245,12 @@ impl ApiError {
             Self::AdapterUpdates => "adapter_updates_disabled",
             Self::NotFound { .. } => "unknown_url",
             Self::Method(_) => "method_not_allowed",
-            Self::QueueFull => "queue_full",
+            Self::QueueFull { .. } => "queue_full",
+            Self::RateLimit { .. } => "rate_limit_exceeded",
+            Self::QueueTimeout { .. } => "queue_timeout",
+            Self::Timeout(_) => "timeout",
+            Self::Headers { .. } => "headers_too_large",
+            Self::Connections => "too_many_connections",
             Self::Loading => "model_loading",
             Self::Draining | Self::DrainDeadline => "server_shutting_down",
             Self::EngineStopped => "engine_stopped",
@@ -210,7 +276,8 @@ impl ApiError {
     /// Seconds after which trying again makes sense.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::QueueFull => Some(1),
+            Self::QueueFull { retry_after } | Self::RateLimit { retry_after, .. } => Some(*retry_after),
+            Self::QueueTimeout { .. } | Self::Connections => Some(1),
             Self::Loading | Self::Draining | Self::DrainDeadline | Self::EngineStopped => Some(5),
             _ => None,
         }
@@ -218,6 +285,15 @@ impl ApiError {
 
     /// `{"error":{…}}`, the same in a body and in a stream.
     pub fn to_json(&self) -> String {
+        self.json(None)
+    }
+
+    /// The same with what had been generated and is charged for: the last word of a stream.
+    pub fn to_json_with(&self, usage: Usage) -> String {
+        self.json(Some(usage))
+    }
+
+    fn json(&self, usage: Option<Usage>) -> String {
         let param = self.param();
         let body = ErrorBody {
             error: ErrorObject {
@@ -226,6 +302,7 @@ impl ApiError {
                 param: param.as_deref(),
                 code: self.code(),
             },
+            usage,
         };
         serde_json::to_string(&body).expect("strings serialise")
     }
@@ -234,6 +311,8 @@ impl ApiError {
 #[derive(Serialize)]
 struct ErrorBody<'a> {
     error: ErrorObject<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
 }
 
 #[derive(Serialize)]
@@ -249,6 +328,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.to_json()));
         *response.status_mut() = self.status();
+        response.extensions_mut().insert(ErrorCode(self.code()));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after() {
@@ -257,7 +337,7 @@ impl IntoResponse for ApiError {
         if matches!(self, Self::NoKey | Self::WrongKey) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if matches!(self, Self::TooLarge(_) | Self::BodyRead | Self::BodyTimeout(_)) {
+        if matches!(self, Self::TooLarge(_) | Self::BodyRead | Self::BodyTimeout(_) | Self::Headers { .. }) {
             // The rest of the body is unread: the connection cannot carry another request.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

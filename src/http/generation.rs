@@ -1,14 +1,21 @@
 //! All answers of a request while they are generated.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Instant;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep_until, timeout};
+
+use super::caller::Caller;
+use super::chat::deadline;
 use super::choice::{Added, Choice};
 use super::error::ApiError;
 use super::metrics::Timing;
-use super::state::{Active, ServedModel};
+use super::state::{Active, ServedModel, Stage};
 use super::vocabulary::Vocabulary;
 use super::wire::Usage;
 use crate::engine::{EventStream, Request, SubmitError};
@@ -30,10 +37,49 @@ pub struct Submission {
     pub vocabulary: Vocabulary,
 }
 
-/// Submits sequences, all or none. `param` is the field that errors name.
-pub fn submit(model: &ServedModel, sequences: Vec<Request>, param: &'static str) -> Result<Vec<EventStream>, ApiError> {
+/// Submits sequences on the caller's account, all or none. `param` is the field that errors name.
+pub fn submit(
+    model: &ServedModel,
+    mut sequences: Vec<Request>,
+    param: &'static str,
+) -> Result<Vec<EventStream>, ApiError> {
+    let (caller, now) = (Caller::current(), Instant::now());
+    let Some(tenant) = caller.tenant() else { return enqueue(model, sequences, param, now) };
+    let config = model.engine.config();
+    // One key does not fill the queue for the others. Alone, a request may be as large as it likes, as in the engine.
+    if tenant.queued() > 0 && tenant.queued() + sequences.len() > config.max_queued_requests.div_ceil(2) {
+        return Err(full(model, now, tenant.queued()));
+    }
+    // The choices of a prompt share it.
+    let first = |s: &&Request| s.params.choice == 0;
+    let prompt_tokens: usize = sequences.iter().filter(first).map(|s| s.prompt.len()).sum();
+    tenant.take_prompt(prompt_tokens, now)?;
+    let account = tenant.account();
+    for sequence in &mut sequences {
+        sequence.tenant = account;
+        if caller.isolated {
+            let salt = sequence.cache_salt.as_deref().unwrap_or_default();
+            sequence.cache_salt = Some(format!("{}/{salt}", account.id).into());
+        }
+    }
+    enqueue(model, sequences, param, now).inspect_err(|_| tenant.give_back(prompt_tokens))
+}
+
+/// The queue is full; when it will not be.
+fn full(model: &ServedModel, now: Instant, queued: usize) -> ApiError {
+    let left = model.engine.stats().dequeued.load(Relaxed);
+    ApiError::QueueFull { retry_after: model.drain.retry_after(now, left, queued) }
+}
+
+fn enqueue(
+    model: &ServedModel,
+    sequences: Vec<Request>,
+    param: &'static str,
+    now: Instant,
+) -> Result<Vec<EventStream>, ApiError> {
+    model.drain.observe(now, model.engine.stats().dequeued.load(Relaxed));
     model.engine.submit(sequences).map_err(|e| match e {
-        SubmitError::QueueFull { .. } => ApiError::QueueFull,
+        SubmitError::QueueFull { queued_requests, .. } => full(model, now, queued_requests),
         SubmitError::TooLong { .. } => ApiError::ContextLength { param: param.into(), message: format!("{e}.") },
         SubmitError::EmptyPrompt => ApiError::value(param, "invalid_value", "it makes an empty prompt"),
         SubmitError::ShuttingDown => ApiError::Draining,
@@ -49,7 +95,13 @@ pub struct Generation {
     next: usize,
     unfinished: usize,
     prompt_tokens: usize,
-    _active: Active,
+    /// What came while the first event was waited for.
+    ahead: Option<(usize, Added)>,
+    active: Active,
+    /// Rings at the next of its times.
+    alarm: Option<Pin<Box<Sleep>>>,
+    /// Whether the time is over: what is unfinished ends here.
+    over: bool,
 }
 
 impl Generation {
@@ -91,17 +143,58 @@ impl Generation {
         };
         let choices: Vec<_> = streams.into_iter().zip(sequences).map(choice).collect();
         let unfinished = choices.len();
-        Ok(Self { choices, per_prompt: *per_prompt, next: 0, unfinished, prompt_tokens, _active: active })
+        let first = active.queue_until.into_iter().chain(active.until).min();
+        Ok(Self {
+            choices,
+            per_prompt: *per_prompt,
+            next: 0,
+            unfinished,
+            prompt_tokens,
+            ahead: None,
+            active,
+            alarm: first.map(|at| Box::pin(sleep_until(at))),
+            over: false,
+        })
+    }
+
+    /// Waits until something happens, `patience` at most: what goes wrong until then can still be told by a status.
+    pub async fn begun(&mut self, patience: Duration, mut stage: watch::Receiver<Stage>) -> Result<(), ApiError> {
+        tokio::select! {
+            next = timeout(patience, self.next()) => match next {
+                Ok(Some(next)) => self.ahead = Some(next?),
+                Ok(None) | Err(_) => {}
+            },
+            () = deadline(&mut stage) => return Err(ApiError::DrainDeadline),
+        }
+        Ok(())
+    }
+
+    /// When it ends in any case.
+    pub fn until(&self) -> Option<tokio::time::Instant> {
+        self.active.until
     }
 
     /// What happens next and to which answer; `None` when all have finished. An error ends them all.
     /// Safe to cancel.
     pub async fn next(&mut self) -> Option<Result<(usize, Added), ApiError>> {
+        if let Some(ahead) = self.ahead.take() {
+            return Some(Ok(ahead));
+        }
         if self.unfinished == 0 {
             return None;
         }
         let result = poll_fn(|context| {
             let n = self.choices.len();
+            while !self.over && self.rings(context) {
+                if let Some(error) = self.expired() {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            if self.over
+                && let Some(index) = (0..n).find(|&i| !self.choices[i].is_finished())
+            {
+                return Poll::Ready(Ok((index, self.choices[index].cut())));
+            }
             for index in (0..n).map(|i| (self.next + i) % n) {
                 if let Poll::Ready(result) = self.choices[index].poll(context) {
                     self.next = (index + 1) % n;
@@ -117,6 +210,32 @@ impl Generation {
             Err(_) => self.unfinished = 0,
         }
         Some(result)
+    }
+
+    /// Whether a time is up. Polls the alarm, so that it wakes whoever waits.
+    fn rings(&mut self, context: &mut Context<'_>) -> bool {
+        self.alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(context).is_ready())
+    }
+
+    /// What a time that is up means: an error if there is nothing of an answer, or else the end of them all. Sets the
+    /// alarm to the next time.
+    fn expired(&mut self) -> Option<ApiError> {
+        let now = tokio::time::Instant::now();
+        if self.active.queue_until.is_some_and(|at| at <= now) {
+            if !self.choices.iter().any(Choice::is_begun) {
+                return Some(self.active.not_begun());
+            }
+            self.active.queue_until = None;
+        }
+        if self.active.until.is_some_and(|at| at <= now) {
+            if self.choices.iter().all(|choice| choice.tokens() == 0) {
+                return Some(self.active.too_long());
+            }
+            self.over = true;
+        }
+        let next = self.active.queue_until.into_iter().chain(self.active.until).min();
+        self.alarm = next.map(|at| Box::pin(sleep_until(at)));
+        None
     }
 
     /// Number of answers.

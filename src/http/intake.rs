@@ -29,7 +29,9 @@ pub async fn prepared<T: Send + 'static>(
 ) -> Result<(Arc<ServedModel>, T), ApiError> {
     let (model, bytes) = receive(app, request).await?;
     let permit = Arc::clone(&app.preparing).acquire_owned().await.map_err(|_| ApiError::Internal)?;
+    let span = tracing::Span::current();
     let work = move || {
+        let _entered = span.enter();
         // Held until the work is done, even when the client has gone.
         let _permit = permit;
         prepare(&model, &bytes).map(|prepared| (model, prepared))

@@ -1,46 +1,37 @@
-//! A TCP listener whose connections give up on a client that stops reading.
+//! A TCP stream that gives up on a client that stops reading.
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Accepts connections with a write deadline.
-pub struct TimedListener {
-    inner: TcpListener,
-    write_timeout: Duration,
-}
-
-impl TimedListener {
-    /// Wraps a bound listener.
-    pub fn new(inner: TcpListener, write_timeout: Duration) -> Self {
-        Self { inner, write_timeout }
+/// The next connection. Waits and tries again when the process is out of descriptors.
+pub async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Tokens are small and must not wait for each other.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
+            // It was gone before it was taken.
+            Err(e) if is_of_the_client(&e) => {}
+            Err(e) => {
+                tracing::error!("cannot accept a connection: {e}");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
     }
 }
 
-impl Listener for TimedListener {
-    type Io = TimedStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TimedStream, SocketAddr) {
-        // The wrapped implementation waits and tries again when the process is out of descriptors.
-        let (stream, address) = Listener::accept(&mut self.inner).await;
-        // Tokens are small and must not wait for each other.
-        let _ = stream.set_nodelay(true);
-        let stalled = Box::pin(sleep(self.write_timeout));
-        (TimedStream { inner: stream, write_timeout: self.write_timeout, stalled, writing: false }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
+fn is_of_the_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// A connection that fails when a write makes no progress for too long. Reading may take any time.
@@ -53,6 +44,11 @@ pub struct TimedStream {
 }
 
 impl TimedStream {
+    /// Wraps a stream.
+    pub fn new(inner: TcpStream, write_timeout: Duration) -> Self {
+        Self { inner, write_timeout, stalled: Box::pin(sleep(write_timeout)), writing: false }
+    }
+
     fn timed<T>(&mut self, context: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.writing = false;

@@ -1,7 +1,9 @@
 //! Prometheus metrics: vLLM's names where the meaning is the same, `lima:` for the rest.
 
-use std::sync::Mutex;
+mod exposition;
+
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
@@ -9,6 +11,9 @@ use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
 };
 
+use super::caller::Caller;
+use super::state::App;
+use super::tenant::{Queued, Tenant};
 use crate::engine::EngineStats;
 
 /// Seconds; from 1 ms, because a small model on a near CPU answers in a few.
@@ -34,6 +39,7 @@ fn text(registry: &Registry) -> Vec<u8> {
 pub struct HttpMetrics {
     registry: Registry,
     requests: IntCounterVec,
+    errors: IntCounterVec,
 }
 
 impl HttpMetrics {
@@ -41,12 +47,17 @@ impl HttpMetrics {
         let registry = Registry::new();
         let opts = Opts::new("lima:http_requests_total", "HTTP responses by route and status.");
         let requests = IntCounterVec::new(opts, &["route", "status"]).expect("a valid metric");
-        Self { requests: register(&registry, requests), registry }
+        let opts = Opts::new("lima:http_errors_total", "Errors told to clients, by route and code.");
+        let errors = IntCounterVec::new(opts, &["route", "code"]).expect("a valid metric");
+        Self { requests: register(&registry, requests), errors: register(&registry, errors), registry }
     }
 
-    /// Counts a response; `route` is the pattern, never the path.
-    pub fn response(&self, route: &str, status: u16) {
+    /// Counts a response; `route` is the pattern, never the path. With the code of the error that it tells.
+    pub fn response(&self, route: &str, status: u16, error: Option<&str>) {
         self.requests.with_label_values(&[route, &status.to_string()]).inc();
+        if let Some(code) = error {
+            self.errors.with_label_values(&[route, code]).inc();
+        }
     }
 
     /// In Prometheus' text format.
@@ -60,11 +71,14 @@ type Read<T> = fn(&EngineStats) -> T;
 
 /// Metrics of a model's engine.
 pub struct EngineMetrics {
+    /// The label.
+    model: String,
     registry: Registry,
     gauges: Vec<(Gauge, Read<f64>)>,
     /// Counters that the engine keeps; brought up to date at each scrape.
     counters: Mutex<Vec<(IntCounter, Read<u64>)>>,
     success: IntCounterVec,
+    outcomes: IntCounterVec,
     cancelled: IntCounterVec,
     ttft: Histogram,
     inter_token: Histogram,
@@ -101,6 +115,12 @@ impl EngineMetrics {
         let mut gauges = vec![
             gauge(labelled("num_requests_running", "Sequences being computed."), |s| s.running.load(Relaxed) as f64),
             gauge(labelled("num_requests_waiting", "Sequences waiting to be computed."), |s| s.waiting() as f64),
+            gauge(own("queued_prompt_tokens", "Prompt tokens of the sequences that were never computed yet."), |s| {
+                s.queued_prompt_tokens.load(Relaxed) as f64
+            }),
+            gauge(own("stalled_seconds", "Time without a step completing while there is work."), |s| {
+                s.stalled_for().as_secs_f64()
+            }),
             gauge(labelled("kv_cache_usage_perc", "Part of the KV blocks that sequences hold, 0 to 1."), |s| {
                 s.blocks_in_use.load(Relaxed) as f64 / s.blocks_total.load(Relaxed).max(1) as f64
             }),
@@ -137,6 +157,12 @@ impl EngineMetrics {
             counter(labelled("spec_decode_num_accepted_tokens_total", "Drafted tokens that were right."), |s| {
                 s.accepted_draft_tokens.load(Relaxed)
             }),
+            counter(own("prefill_tokens_total", "Positions computed of prompts and resumed sequences."), |s| {
+                s.prefill_tokens.load(Relaxed)
+            }),
+            counter(own("decode_tokens_total", "Positions computed of decoding sequences, without drafts."), |s| {
+                s.decode_tokens.load(Relaxed)
+            }),
             counter(own("steps_total", "Engine steps completed."), |s| s.steps.load(Relaxed)),
             counter(own("step_failures_total", "Engine steps that failed."), |s| s.step_failures.load(Relaxed)),
             counter(own("sequences_failed_total", "Sequences that ended in an error."), |s| {
@@ -145,16 +171,23 @@ impl EngineMetrics {
         ];
         let success = labelled("request_success_total", "Sequences that ended, by reason.");
         let success = IntCounterVec::new(success, &["finished_reason"]).expect("a valid metric");
+        let outcomes = own("sequences_total", "Sequences that ended, by outcome and reason.");
+        let outcomes = IntCounterVec::new(outcomes, &["outcome", "reason"]).expect("a valid metric");
         let cancelled = own("requests_cancelled_total", "Sequences whose client went away, by stage.");
         let cancelled = IntCounterVec::new(cancelled, &["stage"]).expect("a valid metric");
         for reason in ["stop", "length", "abort"] {
             success.with_label_values(&[reason]);
         }
+        for reason in ["stop", "length"] {
+            outcomes.with_label_values(&["completed", reason]);
+        }
         for stage in ["queued", "prefill", "decode"] {
             cancelled.with_label_values(&[stage]);
+            outcomes.with_label_values(&["cancelled", stage]);
         }
         Self {
             success: register(&registry, success),
+            outcomes: register(&registry, outcomes),
             cancelled: register(&registry, cancelled),
             ttft: histogram("time_to_first_token_seconds", "From arrival to the first token.", LATENCY),
             inter_token: histogram("inter_token_latency_seconds", "From token to token.", LATENCY),
@@ -175,6 +208,7 @@ impl EngineMetrics {
             gauges,
             counters: Mutex::new(counters),
             registry,
+            model: model.to_owned(),
         }
     }
 
@@ -195,24 +229,44 @@ impl EngineMetrics {
         for (counter, read) in counters.iter() {
             counter.inc_by(read(stats).saturating_sub(counter.get()));
         }
-        text(&self.registry)
+        let mut out = text(&self.registry);
+        exposition::steps(&mut out, &self.model, stats);
+        out
     }
 }
 
-/// When things happened to a sequence.
-#[derive(Clone, Copy, Debug)]
+/// Everything there is, in Prometheus' text format.
+pub fn everything(app: &App) -> Vec<u8> {
+    let mut out = app.metrics.encode();
+    exposition::process(&mut out, app.connections.count());
+    if let Some(auth) = &app.auth {
+        exposition::keys(&mut out, &auth.tenants());
+    }
+    if let Some(model) = app.model() {
+        out.extend(model.metrics().encode(model.engine.stats()));
+    }
+    out
+}
+
+/// When things happened to a sequence, on whose account.
+#[derive(Debug)]
 pub struct Timing {
     arrived: Instant,
     scheduled: Option<Instant>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     tokens: usize,
+    tenant: Option<Arc<Tenant>>,
+    /// While it waits.
+    queued: Option<Queued>,
 }
 
 impl Timing {
-    /// A sequence whose request arrived then.
+    /// A sequence of the caller, whose request arrived then.
     pub fn new(arrived: Instant) -> Self {
-        Self { arrived, scheduled: None, first_token: None, last_token: None, tokens: 0 }
+        let tenant = Caller::current().tenant().cloned();
+        let queued = tenant.as_ref().map(Tenant::wait);
+        Self { arrived, scheduled: None, first_token: None, last_token: None, tokens: 0, tenant, queued }
     }
 
     /// Tokens so far.
@@ -220,11 +274,17 @@ impl Timing {
         self.tokens
     }
 
+    /// Whether the engine has taken it up.
+    pub fn is_scheduled(&self) -> bool {
+        self.scheduled.is_some()
+    }
+
     /// Its first step.
     pub fn scheduled(&mut self, metrics: &EngineMetrics) {
         let now = Instant::now();
         metrics.queue.observe((now - self.arrived).as_secs_f64());
         self.scheduled = Some(now);
+        self.queued = None;
     }
 
     /// A token.
@@ -237,6 +297,9 @@ impl Timing {
         self.first_token.get_or_insert(now);
         self.last_token = Some(now);
         self.tokens += 1;
+        if let Some(tenant) = &self.tenant {
+            tenant.generated();
+        }
     }
 
     /// The end, with a reason of the API.
@@ -244,6 +307,7 @@ impl Timing {
         let now = Instant::now();
         let seconds = |d: Duration| d.as_secs_f64();
         metrics.success.with_label_values(&[reason]).inc();
+        metrics.outcomes.with_label_values(&["completed", reason]).inc();
         metrics.e2e.observe(seconds(now - self.arrived));
         metrics.generation_tokens.observe(self.tokens as f64);
         let (Some(scheduled), Some(first)) = (self.scheduled, self.first_token) else { return };
@@ -255,7 +319,12 @@ impl Timing {
         }
     }
 
-    /// The client went away.
+    /// It ended in an error with this code.
+    pub fn failed(&self, metrics: &EngineMetrics, code: &str) {
+        metrics.outcomes.with_label_values(&["failed", code]).inc();
+    }
+
+    /// The client went away, or its time was up.
     pub fn cancelled(&self, metrics: &EngineMetrics) {
         let stage = match (self.scheduled, self.first_token) {
             (None, _) => "queued",
@@ -264,5 +333,6 @@ impl Timing {
         };
         metrics.cancelled.with_label_values(&[stage]).inc();
         metrics.success.with_label_values(&["abort"]).inc();
+        metrics.outcomes.with_label_values(&["cancelled", stage]).inc();
     }
 }

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::metrics::everything;
 use super::state::{App, Stage};
 
 #[derive(Serialize)]
@@ -47,10 +48,7 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
 
 /// Measurements in Prometheus' text format.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let mut body = app.metrics.encode();
-    if let Some(model) = app.model() {
-        body.extend(model.metrics().encode(model.engine.stats()));
-    }
+    let body = everything(&app);
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, content_type)], body).into_response()
 }

@@ -8,9 +8,14 @@ use tokio::sync::{Semaphore, watch};
 
 use super::adapters::Adapters;
 use super::auth::Auth;
+use super::caller::Caller;
 use super::common::Sampling;
+use super::connections::Connections;
+use super::drain::DrainRate;
 use super::error::ApiError;
 use super::metrics::{EngineMetrics, HttpMetrics};
+use super::tenant::Slot;
+use super::tls::Tls;
 use super::tools::{ToolFormat, ToolStyle};
 use crate::engine::{EngineHandle, TokenId};
 use crate::text::{Constraints, PromptRenderer, Tokenizer};
@@ -45,6 +50,8 @@ pub struct ServedModel {
     pub constraints: Arc<Constraints>,
     /// How it takes tools and writes calls, if that is known.
     pub tool_style: Option<ToolStyle>,
+    /// How fast its queue empties.
+    pub drain: DrainRate,
     metrics: OnceLock<EngineMetrics>,
 }
 
@@ -95,6 +102,7 @@ impl ServedModel {
             adapters: None,
             constraints,
             tool_style,
+            drain: DrainRate::new(Instant::now()),
             metrics: OnceLock::new(),
         }
     }
@@ -181,6 +189,20 @@ pub struct Limits {
     pub stall: Duration,
     /// Prompts rendered and tokenised at once.
     pub preparing: usize,
+    /// Bytes of a request's headers, names and values together.
+    pub max_header_bytes: usize,
+    /// Headers of a request.
+    pub max_headers: usize,
+    /// How long a connection may be without a whole request head: idle, or sending one slowly.
+    pub idle_timeout: Duration,
+    /// Connections at once; beyond, the one that is idle for longest is closed, or the new one refused.
+    pub max_connections: usize,
+    /// How long a request may wait before the engine takes it up.
+    pub queue_timeout: Option<Duration>,
+    /// How long a request may take in all.
+    pub request_timeout: Option<Duration>,
+    /// Whether cached prompts are found again with the same key only.
+    pub isolate_prefix_cache: bool,
 }
 
 impl Default for Limits {
@@ -192,8 +214,30 @@ impl Default for Limits {
             keep_alive: Duration::from_secs(15),
             stall: Duration::from_secs(30),
             preparing: 4,
+            max_header_bytes: 32 << 10,
+            max_headers: 100,
+            idle_timeout: Duration::from_secs(60),
+            max_connections: 4096,
+            queue_timeout: Some(Duration::from_secs(300)),
+            request_timeout: Some(Duration::from_secs(3600)),
+            isolate_prefix_cache: false,
         }
     }
+}
+
+/// How a server is set up.
+#[derive(Default)]
+pub struct Settings {
+    /// Limits.
+    pub limits: Limits,
+    /// Keys, if requests need one.
+    pub auth: Option<Auth>,
+    /// Certificate, if it speaks HTTPS.
+    pub tls: Option<Tls>,
+    /// Origins whose pages browsers let ask; `*` is every one.
+    pub allowed_origins: Vec<String>,
+    /// Whether the metrics have a listener of their own.
+    pub metrics_apart: bool,
 }
 
 /// Shared state of the server.
@@ -202,6 +246,14 @@ pub struct App {
     pub limits: Limits,
     /// Keys, if requests need one.
     pub auth: Option<Auth>,
+    /// Certificate, if it speaks HTTPS.
+    pub tls: Option<Tls>,
+    /// See [`Settings::allowed_origins`].
+    pub allowed_origins: Vec<String>,
+    /// See [`Settings::metrics_apart`].
+    pub metrics_apart: bool,
+    /// Clients' connections.
+    pub connections: Arc<Connections>,
     /// Of the model.
     pub progress: Arc<LoadProgress>,
     /// Of the routes.
@@ -222,9 +274,19 @@ impl App {
 
     /// The same; with `auth`, requests need one of its keys.
     pub fn guarded(limits: Limits, auth: Option<Auth>) -> Arc<Self> {
+        Self::with(Settings { limits, auth, ..Settings::default() })
+    }
+
+    /// The same, set up in every way.
+    pub fn with(settings: Settings) -> Arc<Self> {
+        let Settings { limits, auth, tls, allowed_origins, metrics_apart } = settings;
         Arc::new(Self {
             limits,
             auth,
+            tls,
+            allowed_origins,
+            metrics_apart,
+            connections: Arc::new(Connections::new(limits.max_connections)),
             progress: Arc::default(),
             metrics: HttpMetrics::new(),
             preparing: Arc::new(Semaphore::new(limits.preparing)),
@@ -277,7 +339,14 @@ impl App {
     /// Counts a request as running until the guard goes, unless the server is draining.
     pub fn enter(&self) -> Result<Active, ApiError> {
         self.active.fetch_add(1, SeqCst);
-        let guard = Active(Arc::clone(&self.active));
+        let now = tokio::time::Instant::now();
+        let guard = Active {
+            count: Arc::clone(&self.active),
+            _slot: Caller::current().slot,
+            begun: now,
+            queue_until: self.limits.queue_timeout.map(|limit| now + limit),
+            until: self.limits.request_timeout.map(|limit| now + limit),
+        };
         // Counted first, so that a drain beginning now sees it.
         if self.stage() > Stage::Serving { Err(ApiError::Draining) } else { Ok(guard) }
     }
@@ -290,10 +359,31 @@ impl App {
 
 /// A running request.
 #[derive(Debug)]
-pub struct Active(Arc<AtomicUsize>);
+pub struct Active {
+    count: Arc<AtomicUsize>,
+    /// Its place among those of its key.
+    _slot: Option<Arc<Slot>>,
+    begun: tokio::time::Instant,
+    /// When it is given up if it still waits.
+    pub queue_until: Option<tokio::time::Instant>,
+    /// When it ends in any case.
+    pub until: Option<tokio::time::Instant>,
+}
+
+impl Active {
+    /// The error of a request that was not begun in time.
+    pub fn not_begun(&self) -> ApiError {
+        ApiError::QueueTimeout { waited: self.begun.elapsed().as_secs() }
+    }
+
+    /// The error of a request that has taken too long, and has no answer yet.
+    pub fn too_long(&self) -> ApiError {
+        ApiError::Timeout(self.begun.elapsed().as_secs())
+    }
+}
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
+        self.count.fetch_sub(1, SeqCst);
     }
 }

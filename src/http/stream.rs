@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
 
 use super::chat::{Identity, deadline};
 use super::choice::Added;
@@ -28,6 +29,8 @@ use super::wire::{Chunk, ChunkChoice, Delta, Logprobs, Usage};
 
 /// Events between the task and the connection.
 const BUFFERED: usize = 16;
+/// How long a client may take to read what is left when the request's time is over.
+const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// What the client asked to be told.
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +143,7 @@ pub fn respond(
 ) -> Response {
     let (events, receiver) = mpsc::channel(BUFFERED);
     let writer = Writer { events, identity, wants, dialect };
-    tokio::spawn(writer.run(generation, stage));
+    tokio::spawn(writer.run(generation, stage).in_current_span());
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
@@ -173,13 +176,16 @@ struct Writer {
 impl Writer {
     async fn run(mut self, mut generation: Generation, mut stage: watch::Receiver<Stage>) {
         let events = self.events.clone();
+        let until = generation.until().map(|at| at + LAST_WORDS);
         // Returning drops the generation, which aborts what is unfinished.
         tokio::select! {
             _ = self.write(&mut generation) => {}
             () = events.closed() => {}
+            // The answer has ended by itself at its time; the client has not read it to the end.
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             () = deadline(&mut stage) => {
                 // Without waiting: a client that does not read gets no word either.
-                let _ = events.try_send(event(&ApiError::DrainDeadline.to_json()));
+                let _ = events.try_send(event(&ApiError::DrainDeadline.to_json_with(generation.usage())));
             }
         }
     }
@@ -197,7 +203,7 @@ impl Writer {
             };
             match next {
                 None => break,
-                Some(Err(error)) => return self.send(event(&error.to_json())).await,
+                Some(Err(error)) => return self.send(event(&error.to_json_with(generation.usage()))).await,
                 Some(Ok((index, added))) => {
                     let usage = self.wants.usage.then_some(None);
                     for chunk in self.dialect.chunks(&self.identity, index, added, usage) {

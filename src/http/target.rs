@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::state::ServedModel;
-use crate::engine::{AdapterLease, Matcher, Request, SamplingParams, Task, TokenId};
+use crate::engine::{AdapterLease, Matcher, Request, SamplingParams, Task, Tenant, TokenId};
 
 /// A name that is served.
 #[derive(Clone, Debug)]
@@ -53,6 +53,7 @@ impl Target {
         constraint: Option<Box<dyn Matcher>>,
     ) -> Request {
         let (prompt, adapter) = (Arc::clone(prompt), self.adapter.clone());
-        Request { prompt, task, params, priority: 0, cache_salt: None, adapter, constraint }
+        // On whose account is settled where they are submitted.
+        Request { prompt, task, params, priority: 0, cache_salt: None, adapter, constraint, tenant: Tenant::default() }
     }
 }

@@ -87,7 +87,8 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
             enable_prefix_caching: config.prefix_caching,
             speculation: Speculation { max_tokens: config.num_speculative_tokens, ..Speculation::OFF },
             max_queued_requests: config.max_queued_requests,
-            max_queued_tokens: queued_tokens(config, loaded.max_model_len),
+            max_queued_tokens: (config.network.max_queued_tokens)
+                .unwrap_or_else(|| queued_tokens(config, loaded.max_model_len)),
         },
         executor: Box::new(loaded.executor),
         adapters,

@@ -52,7 +52,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
         &["candle_core", "candle_nn", "candle_transformers"],
         &["ops/graph/", "ops/mod.rs", "ops/parameter.rs", "ops/quant/tests.rs", "ops/tape/", "train/"],
     ),
-    (&["axum", "tower_http", "prometheus"], &["http/"]),
+    (&["axum", "hyper", "hyper_util", "prometheus", "tokio_rustls", "tower_http"], &["http/"]),
     (&["llguidance", "tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "hf_hub", "ureq"], &["hub/"]),

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use lima::config::{ByteSize, Dtype, KvCacheDtype, Options};
+use lima::config::{ByteSize, Dtype, KvCacheDtype, LogFormat, Options};
 
 fn lima(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_lima")).args(args).envs(env.iter().copied()).output().unwrap();
@@ -46,6 +47,21 @@ fn a_wrong_value_is_one_line_that_names_it() {
         (&["--no-such-flag"], &[], "--no-such-flag"),
         (&[], &[("LIMA_THREADS", "none")], "--threads"),
         (&[], &[("LIMA_MAX_QUEUED_REQUESTS", "0")], "--max-queued-requests"),
+        (&["--max-queued-tokens", "0"], &[], "--max-queued-tokens"),
+        (&["--queue-timeout", "soon"], &[], "--queue-timeout"),
+        (&["--request-timeout", "99999999999"], &[], "--request-timeout"),
+        (&["--watchdog-timeout", "0"], &[], "--watchdog-timeout"),
+        (&["--idle-timeout", "0"], &[], "--idle-timeout"),
+        (&["--max-connections", "0"], &[], "--max-connections"),
+        (&["--max-header-size", "1"], &[], "--max-header-size"),
+        (&["--metrics-port", "70000"], &[], "--metrics-port"),
+        (&["--allowed-origins", "example.org"], &[], "--allowed-origins"),
+        (&["--cors-origin", "https://example.org/path"], &[], "--allowed-origins"),
+        (&["--ssl-certfile", "a.pem"], &[], "--ssl-keyfile"),
+        (&["--tls-key", "a.pem"], &[], "--ssl-certfile"),
+        (&["--tls-cert", "/no/such/file", "--tls-key", "/no/such/file"], &[], "--ssl-certfile"),
+        (&["--log-format", "xml"], &[], "--log-format"),
+        (&["--isolate-prefix-cache=maybe"], &[], "--isolate-prefix-cache"),
     ];
     for (args, env, name) in cases {
         let (code, text) = lima(args, env);
@@ -80,6 +96,26 @@ fn flag_over_file_over_default() {
     assert_eq!(default.kv_cache_dtype, KvCacheDtype::Auto);
     let off = Options { no_enable_prefix_caching: true, enable_prefix_caching: Some(true), ..Options::default() };
     assert!(!off.resolve().unwrap().prefix_caching);
+}
+
+#[test]
+fn limits_are_on_unless_they_are_turned_off() {
+    let network = Options::default().resolve().unwrap().network;
+    let seconds = Duration::from_secs;
+    assert_eq!((network.queue_timeout, network.request_timeout), (Some(seconds(300)), Some(seconds(3600))));
+    assert_eq!((network.idle_timeout, network.watchdog_timeout), (seconds(60), seconds(30)));
+    assert_eq!((network.max_connections, network.max_header_size), (4096, 32 << 10));
+    assert_eq!((network.metrics_port, network.tls, network.isolate_prefix_cache), (None, None, false));
+    assert!(network.allowed_origins.is_empty());
+    let off = Options { queue_timeout: Some(0), request_timeout: Some(0), ..Options::default() };
+    let network = off.resolve().unwrap().network;
+    assert_eq!((network.queue_timeout, network.request_timeout), (None, None));
+    let origins = vec!["*".to_owned(), "http://localhost:3000".to_owned()];
+    let set =
+        Options { allowed_origins: Some(origins.clone()), log_format: Some(LogFormat::Json), ..Options::default() };
+    let config = set.resolve().unwrap();
+    assert_eq!((&config.network.allowed_origins, config.network.log_format), (&origins, LogFormat::Json));
+    assert!(config.to_string().contains("allowed-origins         *, http://localhost:3000"), "{config}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lima::engine::fake::{FakeControl, FakeExecutor, Fault, oracle, oracle_pooled, oracle_scores};
 use lima::engine::{
     AdapterLease, AdapterSlot, Core, DraftCost, EngineError, Event, FinishReason, Pooling, Request, SamplingParams,
-    SchedulerConfig, Scored, SeqEvent, SeqId, Speculation, Task, TokenId,
+    SchedulerConfig, Scored, SeqEvent, SeqId, Speculation, Task, Tenant, TokenId,
 };
 
 /// Few tokens repeat themselves, and drafts are right now and then.
@@ -140,6 +140,7 @@ impl Scenario {
                 .percent(10)
                 .then_some(AdapterLease::detached(AdapterSlot { index: 0, generation: random.between(1, 2) as u64 })),
             constraint: None,
+            tenant: Tenant { id: self.next_id % 3, weight: 1 + (self.next_id % 2) as u32 },
         };
         let generates = request.task != Task::Embed(Pooling::Mean)
             && request.task != Task::Embed(Pooling::Last)

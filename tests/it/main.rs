@@ -16,6 +16,7 @@ mod engine_faults;
 mod engine_property;
 mod engine_threads;
 mod engine_trace;
+mod fairness;
 mod families;
 mod formats;
 mod goldens;

@@ -1,25 +1,38 @@
-//! Admission: waiting sequences in key order, none overtaken.
+//! Admission: the waiting sequences of each tenant in order, none overtaken.
 
 use super::*;
 
 impl Scheduler {
-    /// Admits waiting sequences while sequences, tokens and blocks allow, each with its first row.
+    /// Admits a tenant's waiting sequences while sequences, tokens and blocks allow, each with its first row.
     ///
     /// A sequence gets the blocks of all its known tokens at once, so that only decoding can run
     /// short. One free block is left for each running sequence, to keep a newcomer from being
     /// preempted right away; with nothing running the whole pool is free and the first always fits.
+    /// Returns whether other tenants' may be admitted after them: not when blocks or places lack.
     pub(super) fn schedule_waiting(
         &mut self,
+        account: usize,
         budget: &mut usize,
         input: &mut StepInput,
         record: &mut StepRecord,
         events: &mut Vec<SeqEvent>,
-    ) {
-        while *budget > 0 && self.running.len() < self.config.max_num_seqs {
-            let Some(&(key, slot)) = self.waiting.first() else { return };
-            let available = self.pool.num_free().saturating_sub(self.running.len());
-            let Some(cached) = self.admit(slot, available) else { return };
-            self.waiting.remove(&(key, slot));
+    ) -> bool {
+        while *budget > 0 {
+            let Some(&(_, _, slot)) = self.accounts[account].waiting.first() else { return true };
+            let (places, blocks) = self.left_to_others(account);
+            if self.running.len() + places >= self.config.max_num_seqs {
+                return places > 0;
+            }
+            let available = self.pool.num_free().saturating_sub(self.running.len() + blocks);
+            let Some(cached) = self.admit(slot, available) else { return blocks > 0 };
+            self.unwait(slot);
+            self.accounts[account].running += 1;
+            let served = self.accounts[account].counter();
+            let seq = self.seqs[slot].as_deref_mut().expect("a waiting slot is taken");
+            if !seq.admitted {
+                seq.key.virtual_time = served;
+            }
+            let key = seq.key;
             let index = self.running_index(key).expect_err("it was waiting");
             self.running.insert(index, slot);
 
@@ -40,6 +53,17 @@ impl Scheduler {
             self.push_row(slot, len, None, input, record);
             *budget -= len;
         }
+        true
+    }
+
+    /// Places and blocks that a tenant with running sequences leaves free, where there are several tenants, for one
+    /// that has none: otherwise a flood of long answers would keep the others out until they end.
+    fn left_to_others(&self, account: usize) -> (usize, usize) {
+        let config = &self.config;
+        if !self.accounts.are_several() || self.accounts[account].running == 0 {
+            return (0, 0);
+        }
+        ((config.max_num_seqs / 8).max(1).min(config.max_num_seqs - 1), config.num_blocks / 8)
     }
 
     /// Gives a sequence its blocks, shared ones first, and returns how many tokens they hold already.

@@ -31,8 +31,14 @@ impl Scheduler {
         preempted
     }
 
-    /// Rows of running sequences whose known tokens are not all computed.
-    pub(super) fn schedule_chunks(&mut self, budget: &mut usize, input: &mut StepInput, record: &mut StepRecord) {
+    /// Rows of a tenant's running sequences whose known tokens are not all computed.
+    pub(super) fn schedule_chunks(
+        &mut self,
+        account: usize,
+        budget: &mut usize,
+        input: &mut StepInput,
+        record: &mut StepRecord,
+    ) {
         for index in 0..self.running.len() {
             if *budget == 0 {
                 return;
@@ -40,7 +46,7 @@ impl Scheduler {
             let slot = self.running[index];
             let seq = self.seq(slot);
             let missing = seq.num_tokens() - seq.num_computed;
-            if missing > 1 {
+            if missing > 1 && seq.account == account {
                 let len = missing.min(*budget);
                 self.push_row(slot, len, None, input, record);
                 *budget -= len;
@@ -79,7 +85,9 @@ impl Scheduler {
         let seq = self.seqs[slot].as_deref_mut().expect("a running slot is taken");
         self.pool.release(seq.reset());
         self.released.push(seq.id);
-        self.waiting.insert((seq.key, slot));
+        let account = seq.account;
+        self.accounts[account].running -= 1;
+        self.wait(slot);
         self.num_preempted += 1;
         self.counters.preemptions += 1;
         slot
@@ -97,6 +105,13 @@ impl Scheduler {
         let seq = self.seqs[slot].as_deref_mut().expect("a running slot is taken");
         let (start, end) = (seq.num_computed, seq.num_computed + len);
         let complete = end == seq.num_tokens();
+        match source {
+            Some(_) => self.counters.decode_tokens += 1,
+            None => {
+                self.counters.prefill_tokens += len as u64;
+                self.accounts[seq.account].charge_prompt(len);
+            }
+        }
         let tokens = match source {
             Some(RowSource::Previous(row)) => TokenSource::PreviousStep { row },
             Some(RowSource::Known) | None => {

@@ -20,7 +20,7 @@ impl fmt::Debug for Scheduler {
         for &slot in &self.running {
             write!(f, "\n  running {}", Line(self.seq(slot)))?;
         }
-        for &(_, slot) in &self.waiting {
+        for &(_, _, slot) in self.accounts.waiting() {
             write!(f, "\n  waiting {}", Line(self.seq(slot)))?;
         }
         Ok(())

@@ -90,6 +90,7 @@ impl Scheduler {
                 // All but the last were drafts, and are computed.
                 let accepted = new.len() - 1;
                 self.counters.generation_tokens += new.len() as u64;
+                self.accounts[seq.account].charge_output(new.len());
                 self.counters.accepted_draft_tokens += accepted as u64;
                 computed += accepted;
                 seq.num_computed += accepted;

@@ -74,3 +74,18 @@ async fn keys_are_read_again_at_sighup_and_never_logged() {
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains("secret"), "{log}");
 }
+
+#[tokio::test]
+async fn logs_are_json_if_that_is_wanted() {
+    let arguments = ["--kv-cache-memory", "64MiB", "--max-model-len", "1024", "--log-format", "json"];
+    let server = Server::start(&arguments).await;
+    server.chat(&ask("A prompt that nobody shall log.", 4, 1)).await;
+    server.terminate();
+    let (code, log) = server.wait().await;
+    assert_eq!(code, Some(0), "{log}");
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        assert!(line["level"].is_string() && line["fields"]["message"].is_string(), "{line}");
+    }
+    assert!(log.contains("ready after") && !log.contains("nobody shall log"));
+}

@@ -1,5 +1,8 @@
 //! Everything a client can do wrong, and the one shape of the answer.
 
+use std::time::Duration;
+
+use lima::http::Limits;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -284,7 +287,9 @@ async fn request_ids_are_echoed_if_harmless() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_429() {
-    let server = Server::start(Setup { max_num_seqs: 1, max_queued: 2, ..Setup::default() }).await;
+    // Streams begin after this time even if they wait.
+    let limits = Limits { keep_alive: Duration::from_millis(10), ..Limits::default() };
+    let server = Server::start(Setup { limits, max_num_seqs: 1, max_queued: 2, ..Setup::default() }).await;
     server.control.hold();
     let (one, two) = tokio::join!(server.post(json!({"stream": true})), server.post(json!({"stream": true})));
     let three = server.post(json!({"stream": true})).await;

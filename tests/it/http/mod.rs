@@ -1,5 +1,6 @@
 //! The API over real sockets, with the fake executor behind it.
 
+mod access;
 mod adapters;
 mod auth;
 mod chat;
@@ -7,6 +8,7 @@ mod completions;
 mod constraints;
 mod embeddings;
 mod errors;
+mod limits;
 mod operations;
 mod streaming;
 mod tools;
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use lima::engine::fake::{FakeControl, FakeExecutor};
 use lima::engine::{EngineConfig, EngineHandle, Speculation, TokenId, spawn};
-use lima::http::{App, Auth, Limits, ModelParts, Sampling, ServedModel, serve};
+use lima::http::{App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, serve};
 use lima::text::PromptRenderer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -76,6 +78,9 @@ pub struct Setup {
     pub auth: Option<Auth>,
     pub template: &'static str,
     pub max_model_len: usize,
+    pub tls: Option<Tls>,
+    pub allowed_origins: Vec<String>,
+    pub metrics_apart: bool,
 }
 
 impl Default for Setup {
@@ -92,6 +97,9 @@ impl Default for Setup {
             auth: None,
             template: TEMPLATE,
             max_model_len: MAX_LEN,
+            tls: None,
+            allowed_origins: Vec::new(),
+            metrics_apart: false,
         }
     }
 }
@@ -139,7 +147,13 @@ impl Server {
             defaults: Sampling::default(),
             seed: None,
         });
-        let app = App::guarded(setup.limits, setup.auth);
+        let app = App::with(Settings {
+            limits: setup.limits,
+            auth: setup.auth,
+            tls: setup.tls,
+            allowed_origins: setup.allowed_origins,
+            metrics_apart: setup.metrics_apart,
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

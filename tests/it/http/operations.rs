@@ -149,6 +149,22 @@ async fn metrics() {
         assert_eq!(metrics["lima:http_requests_total{route=\"/v1/chat/completions\",status=\"200\"}"], 3.0);
         assert_eq!(metrics["lima:http_requests_total{route=\"/v1/chat/completions\",status=\"400\"}"], 1.0);
         assert_eq!(metrics["lima:http_requests_total{route=\"unmatched\",status=\"404\"}"], 1.0);
+        assert_eq!(metrics["lima:http_errors_total{code=\"unknown_url\",route=\"unmatched\"}"], 1.0);
+        let ended = |outcome: &str, reason: &str| {
+            metrics[&format!("lima:sequences_total{{{engine},outcome=\"{outcome}\",reason=\"{reason}\"}}")]
+        };
+        assert_eq!((ended("completed", "stop"), ended("completed", "length")), (2.0, 1.0));
+        assert_eq!(ended("cancelled", "queued"), 0.0);
+        // Three prompts, computed but for what was cached; and each token but the first of an answer.
+        assert_eq!(
+            of("lima:prefill_tokens_total"),
+            of("vllm:prompt_tokens_total") - of("vllm:prompt_tokens_cached_total")
+        );
+        assert!(of("lima:decode_tokens_total") >= 2.0 * tokens + 3.0 - 3.0);
+        assert_eq!(of("lima:step_seconds_count"), of("lima:steps_total"));
+        assert!(of("vllm:iteration_tokens_total_sum") >= of("lima:prefill_tokens_total"));
+        assert_eq!(of("lima:queued_prompt_tokens"), 0.0);
+        assert!(metrics["lima:connections"] >= 1.0 && metrics["process_resident_memory_bytes"] > 0.0);
         let blocks: f64 = metrics.iter().filter(|(k, _)| k.starts_with("lima:kv_blocks{")).map(|(_, v)| v).sum();
         assert_eq!(blocks, 256.0);
     }
@@ -259,6 +275,8 @@ async fn what_does_not_finish_ends_with_an_error() {
     let (chunks, done) = super::events(&stream.text().await.unwrap());
     assert!(!done);
     assert_eq!(chunks.last().unwrap()["error"]["code"], "server_shutting_down");
+    assert_eq!(chunks.last().unwrap()["usage"]["completion_tokens"], 0);
+    assert!(chunks.last().unwrap()["usage"]["prompt_tokens"].as_u64().unwrap() > 0);
     server.signal();
     server.control.open();
     let task = std::mem::replace(&mut server.task, tokio::spawn(async { Ok(true) }));
