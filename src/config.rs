@@ -234,6 +234,10 @@ options! {
     /// Chat template to use instead of the model's
     #[arg(long, env = "LIMA_CHAT_TEMPLATE", value_name = "FILE")]
     chat_template: PathBuf,
+    /// Do not serve the chat page at / [default: false]
+    #[arg(long, env = "LIMA_DISABLE_CHAT_PAGE", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    disable_chat_page: bool,
 }
 
 /// clap's error as one line: its first paragraph.
@@ -309,6 +313,8 @@ pub struct Config {
     pub lora_root: Option<PathBuf>,
     /// Chat template file.
     pub chat_template: Option<PathBuf>,
+    /// Whether `GET /` is the chat page.
+    pub chat_page: bool,
 }
 
 impl Options {
@@ -395,6 +401,7 @@ impl Options {
             max_lora_rank: within("--max-lora-rank", o.max_lora_rank.unwrap_or(64), 1, 1024)?,
             lora_root: o.lora_root,
             chat_template: o.chat_template,
+            chat_page: !o.disable_chat_page.unwrap_or(false),
         })
     }
 }
@@ -461,6 +468,7 @@ impl fmt::Display for Config {
             ("max-lora-rank", self.max_lora_rank.to_string()),
             ("lora-root", or(&self.lora_root.as_ref().map(|p| p.display()), "none: not at run time")),
             ("chat-template", or(&template, "from the model")),
+            ("disable-chat-page", (!self.chat_page).to_string()),
         ];
         for (i, (key, value)) in rows.iter().enumerate() {
             write!(f, "{}  {key:<24}{value}", if i == 0 { "" } else { "\n" })?;

@@ -1,8 +1,9 @@
 //! `lima serve`: from a configuration to a running server.
 
-use std::io::Write;
+mod health;
 mod load;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::engine::{self, EngineConfig, EngineThread, Executor, TokenId};
 use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel};
 use crate::text::PromptRenderer;
 
+pub use self::health::health;
 pub use self::load::{load_model, pull};
 
 /// A model ready to run, and what the layers above need to know of it.
@@ -74,7 +76,8 @@ async fn serve(config: Config, auth: Option<Auth>) -> anyhow::Result<()> {
     let address = listener.local_addr().context("cannot tell the port")?;
     // Not a log line: with `--port 0` it is how a script learns the port.
     let _ = writeln!(std::io::stdout(), "listening on http://{address}");
-    let app = App::guarded(Limits { max_body: config.max_body_size, ..Limits::default() }, auth);
+    let limits = Limits { max_body: config.max_body_size, chat_page: config.chat_page, ..Limits::default() };
+    let app = App::guarded(limits, auth);
     if config.api_key_file.is_some() {
         tokio::spawn(reload_keys(Arc::clone(&app), stop_signal(SignalKind::hangup())?));
     }

@@ -1,4 +1,4 @@
-//! API keys: which are known, and the check on every route but the probes.
+//! API keys: which are known, and the check on every route but the probes and the chat page's files.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
+use super::page;
 use super::state::App;
 
 /// Longest key, bytes.
@@ -137,10 +138,14 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
 /// Answered without a key: they hold no data, and whoever asks them has none.
 const OPEN: [&str; 4] = ["/livez", "/startupz", "/readyz", "/health"];
 
+fn is_open(app: &App, path: &str) -> bool {
+    OPEN.contains(&path) || (app.limits.chat_page && page::has(path))
+}
+
 /// Refuses every request without a key, whatever its route, if the server has keys.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     if let Some(auth) = &app.auth
-        && !OPEN.contains(&request.uri().path())
+        && !is_open(&app, request.uri().path())
         && let Err(error) = auth.check(request.headers())
     {
         return error.into_response();

@@ -14,14 +14,18 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::{ApiError, quote};
 use super::prepare::random;
 use super::state::App;
-use super::{adapters, auth, chat, completions, embeddings, models, probes, tokenize};
+use super::{adapters, auth, chat, completions, embeddings, models, page, probes, tokenize};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(chat::create))
+    let page = if app.limits.chat_page {
+        Router::new().route("/", get(page::file)).route("/page/{file}", get(page::file))
+    } else {
+        Router::new()
+    };
+    page.route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/tokenize", post(tokenize::tokenize))

@@ -165,6 +165,8 @@ pub struct Limits {
     pub stall: Duration,
     /// Prompts rendered and tokenised at once.
     pub preparing: usize,
+    /// Whether `GET /` is the chat page.
+    pub chat_page: bool,
 }
 
 impl Default for Limits {
@@ -176,6 +178,7 @@ impl Default for Limits {
             keep_alive: Duration::from_secs(15),
             stall: Duration::from_secs(30),
             preparing: 4,
+            chat_page: true,
         }
     }
 }
