@@ -297,6 +297,10 @@ options! {
     /// How the model writes calls of functions [default: auto]
     #[arg(long, env = "LIMA_TOOL_CALL_PARSER", value_name = "FORMAT")]
     tool_call_parser: ToolCallParser,
+    /// Do not serve the chat page at / [default: false]
+    #[arg(long, env = "LIMA_DISABLE_CHAT_PAGE", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    disable_chat_page: bool,
 }
 
 /// clap's error as one line: its first paragraph.
@@ -376,6 +380,8 @@ pub struct Config {
     pub tool_call_parser: ToolCallParser,
     /// Clients and operators.
     pub network: Network,
+    /// Whether `GET /` is the chat page.
+    pub chat_page: bool,
 }
 
 impl Options {
@@ -465,6 +471,7 @@ impl Options {
             chat_template: o.chat_template,
             tool_call_parser: o.tool_call_parser.unwrap_or(ToolCallParser::Auto),
             network,
+            chat_page: !o.disable_chat_page.unwrap_or(false),
         })
     }
 }
@@ -532,6 +539,7 @@ impl fmt::Display for Config {
             ("lora-root", or(&self.lora_root.as_ref().map(|p| p.display()), "none: not at run time")),
             ("chat-template", or(&template, "from the model")),
             ("tool-call-parser", name(self.tool_call_parser.to_possible_value())),
+            ("disable-chat-page", (!self.chat_page).to_string()),
         ];
         for (i, (key, value)) in rows.into_iter().chain(self.network.rows()).enumerate() {
             write!(f, "{}  {key:<24}{value}", if i == 0 { "" } else { "\n" })?;

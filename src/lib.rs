@@ -3,6 +3,7 @@
 //! The order of dependencies is `bin → http → engine → (Executor) ← runner → model → ops`; see
 //! ARCHITECTURE.md.
 
+pub mod chat;
 pub mod config;
 pub mod engine;
 pub mod http;

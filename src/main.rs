@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lima::chat;
 use lima::config::{DEFAULT_MODEL, LogFormat, Options, one_line};
 use tracing_subscriber::EnvFilter;
 
@@ -21,6 +22,16 @@ struct Cli {
 enum Command {
     /// Serve a model (the default)
     Serve(Box<Options>),
+    /// Talk to a model in the terminal, on this or any server of OpenAI's API
+    Chat(Box<chat::Options>),
+    /// Ask a server whether it is ready; the exit code tells
+    Health {
+        /// Address of the server [default: http://127.0.0.1 and the port of LIMA_PORT, or 8000]
+        #[arg(long)]
+        url: Option<String>,
+        #[arg(long, env = "LIMA_PORT", default_value_t = 8000, hide = true)]
+        port: u16,
+    },
     /// Fetch a model into the cache without serving it
     Pull {
         /// As for --model
@@ -39,6 +50,12 @@ fn main() -> ExitCode {
         Some(Command::Pull { model }) => {
             logs(LogFormat::Text);
             return outcome(lima::serve::pull(&model));
+        }
+        Some(Command::Chat(options)) => {
+            return chat::run(&options).unwrap_or_else(|e| outcome(Err(e)));
+        }
+        Some(Command::Health { url, port }) => {
+            return outcome(lima::serve::health(&url.unwrap_or_else(|| format!("http://127.0.0.1:{port}"))));
         }
         Some(Command::Serve(options)) => *options,
         None => cli.options,

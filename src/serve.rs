@@ -1,5 +1,6 @@
 //! `lima serve`: from a configuration to a running server.
 
+mod health;
 mod load;
 
 use std::io::Write;
@@ -17,6 +18,7 @@ use crate::engine::{self, EngineConfig, EngineThread, Executor, TokenId};
 use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, ToolFormat};
 use crate::text::PromptRenderer;
 
+pub use self::health::health;
 pub use self::load::{load_model, pull};
 
 /// A model ready to run, and what the layers above need to know of it.
@@ -166,6 +168,7 @@ fn limits(config: &Config) -> Limits {
         queue_timeout: network.queue_timeout,
         request_timeout: network.request_timeout,
         isolate_prefix_cache: network.isolate_prefix_cache,
+        chat_page: config.chat_page,
         ..Limits::default()
     }
 }

@@ -1,4 +1,4 @@
-//! API keys: which are known, whose they are, and the check on every route but the probes.
+//! API keys: which are known, whose they are, and the check on every route but the probes and the chat page's files.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::caller::Caller;
 use super::error::ApiError;
+use super::page;
 use super::state::App;
 use super::tenant::{Quota, Tenant};
 
@@ -240,10 +241,14 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
 /// Answered without a key: they hold no data, and whoever asks them has none.
 const OPEN: [&str; 4] = ["/livez", "/startupz", "/readyz", "/health"];
 
+fn is_open(app: &App, path: &str) -> bool {
+    OPEN.contains(&path) || (app.limits.chat_page && page::has(path))
+}
+
 /// Refuses every request without a key, whatever its route, if the server has keys; and those beyond the limits of
 /// their key, as far as they are known before the body is read.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let Some(auth) = app.auth.as_ref().filter(|_| !OPEN.contains(&request.uri().path())) else {
+    let Some(auth) = app.auth.as_ref().filter(|_| !is_open(&app, request.uri().path())) else {
         return next.run(request).await;
     };
     let tenant = match auth.check(request.headers()) {

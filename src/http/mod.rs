@@ -20,6 +20,7 @@ mod listener;
 mod messages;
 pub mod metrics;
 mod models;
+mod page;
 mod prepare;
 mod probes;
 mod prompts;

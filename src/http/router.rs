@@ -19,13 +19,18 @@ use tracing::field::Empty;
 use super::error::{ApiError, ErrorCode, quote};
 use super::prepare::random;
 use super::state::{App, Limits};
-use super::{adapters, auth, chat, completions, embeddings, models, probes, tokenize};
+use super::{adapters, auth, chat, completions, embeddings, models, page, probes, tokenize};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
-    let mut router = Router::new()
+    let page = if app.limits.chat_page {
+        Router::new().route("/", get(page::file)).route("/page/{file}", get(page::file))
+    } else {
+        Router::new()
+    };
+    let mut router = page
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))

@@ -203,6 +203,8 @@ pub struct Limits {
     pub request_timeout: Option<Duration>,
     /// Whether cached prompts are found again with the same key only.
     pub isolate_prefix_cache: bool,
+    /// Whether `GET /` is the chat page.
+    pub chat_page: bool,
 }
 
 impl Default for Limits {
@@ -221,6 +223,7 @@ impl Default for Limits {
             queue_timeout: Some(Duration::from_secs(300)),
             request_timeout: Some(Duration::from_secs(3600)),
             isolate_prefix_cache: false,
+            chat_page: true,
         }
     }
 }

@@ -35,7 +35,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("http", &["engine", "text"]),
     // The top: puts the others together. Nothing but the binary uses it.
     ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
-    ("main", &["config", "serve"]),
+    ("main", &["chat", "config", "serve"]),
+    // A client like any other: knows servers by their API alone.
+    ("chat", &[]),
     // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
     // answers of saved models, without HTTP. Nothing but its binary uses it.
     ("train", &["engine", "hub", "model", "ops", "parallel", "plot", "runner", "text"]),
