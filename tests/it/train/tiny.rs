@@ -17,11 +17,8 @@ const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' +
 
 /// Writes a base: a random Llama with two layers of grouped attention, with the vocabulary of a small tokenizer and some
 /// rows more, as real ones have.
-pub fn base(dir: &Path, dtype: DType) -> PathBuf {
-    base_of(dir, dtype, 2)
-}
-
-/// The same with so many heads of keys and values, for four of queries.
+///
+/// It has so many heads of keys and values, for four of queries.
 pub fn base_of(dir: &Path, dtype: DType, kv_heads: usize) -> PathBuf {
     let (mut vocab, _) = small_vocab("smollm");
     vocab.chat_template = Some(CHATML.into());
