@@ -211,6 +211,24 @@ impl ApiError {
         }
     }
 
+    /// The same error of a request whose fields have other names: `rename` turns the path of a field.
+    pub fn renamed(mut self, rename: impl FnOnce(&str) -> String) -> Self {
+        match &mut self {
+            Self::Missing(param)
+            | Self::Unknown(param)
+            | Self::Unsupported { param, .. }
+            | Self::Type { param, .. }
+            | Self::Value { param, .. } => *param = rename(param),
+            Self::ContextLength { param, message } => {
+                let renamed = rename(param);
+                *message = message.replace(&**param, &renamed);
+                *param = renamed.into();
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// `{"error":{…}}`, the same in a body and in a stream.
     pub fn to_json(&self) -> String {
         let param = self.param();
@@ -256,6 +274,8 @@ impl IntoResponse for ApiError {
             // The rest of the body is unread: the connection cannot carry another request.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        // For an API that spells errors in another way.
+        response.extensions_mut().insert(self);
         response
     }
 }

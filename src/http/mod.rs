@@ -2,6 +2,7 @@
 //! become responses, and every refusal is the same error object.
 
 pub mod adapters;
+mod anthropic;
 mod auth;
 mod body;
 mod chat;
@@ -17,16 +18,20 @@ mod listener;
 mod messages;
 pub mod metrics;
 mod models;
+mod pieces;
 mod prepare;
 mod probes;
 mod prompts;
 pub mod request;
+mod responses;
 mod router;
 mod server;
 pub mod state;
 mod stream;
 mod target;
+mod template;
 mod tokenize;
+mod translation;
 mod vocabulary;
 mod wire;
 

@@ -26,9 +26,14 @@ pub struct Prepared {
 
 /// Parses, validates, renders and tokenises.
 pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
-    let chat = ChatRequest::parse(fields::parse(body)?, model)?;
+    prepare_value(model, fields::parse(body)?)
+}
+
+/// The same of a body that is JSON already.
+pub fn prepare_value(model: &ServedModel, body: Value) -> Result<Prepared, ApiError> {
+    let chat = ChatRequest::parse(body, model)?;
     check_bytes(model, chat.prompt_bytes, "messages")?;
-    let prompt: Arc<[TokenId]> = render(model, &chat.messages, true, &Map::new())?.into();
+    let prompt: Arc<[TokenId]> = render(model, &chat.messages, chat.add_generation_prompt, &chat.template_kwargs)?.into();
     let max_tokens = completion_limit(model.max_len(), prompt.len(), chat.max_tokens, "messages")?;
     let common = &chat.common;
     common.check_min_tokens(max_tokens)?;
@@ -37,7 +42,7 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
         // The prompt is the same for all choices: one of them has it scored.
         let prompt_logprobs = common.prompt_logprobs.filter(|_| choice == 0);
         let params = Arc::new(SamplingParams { choice, ..params.clone() });
-        chat.target.sequence(&prompt, Task::Generate { prompt_logprobs }, params)
+        common.placed(chat.target.sequence(&prompt, Task::Generate { prompt_logprobs }, params))
     };
     let submission = Submission {
         sequences: (0..common.n).map(sequence).collect(),
@@ -109,6 +114,11 @@ pub fn completion_limit(limit: usize, prompt: usize, asked: Option<u32>, param: 
         None => return Ok(u32::try_from(room).unwrap_or(u32::MAX)),
     };
     Err(ApiError::ContextLength { param: param.into(), message })
+}
+
+/// An id: what it begins with, and 128 random bits.
+pub fn new_id(prefix: &str) -> String {
+    format!("{prefix}{:016x}{:016x}", random(), random())
 }
 
 /// A random number from the system.

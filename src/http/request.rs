@@ -10,6 +10,7 @@ use super::fields::Fields;
 use super::messages;
 use super::state::ServedModel;
 use super::target::Target;
+use super::template;
 use crate::text::ChatMessage;
 
 /// A request whose every field is of the right type and in range.
@@ -25,6 +26,10 @@ pub struct ChatRequest {
     pub max_tokens: Option<u32>,
     /// Log-probabilities, and of how many alternatives.
     pub logprobs: Option<u32>,
+    /// Whether the prompt ends where the assistant begins to speak.
+    pub add_generation_prompt: bool,
+    /// Further variables of the chat template.
+    pub template_kwargs: Map<String, Value>,
     /// What all requests for text have.
     pub common: Common,
 }
@@ -40,10 +45,21 @@ impl ChatRequest {
         let (messages, prompt_bytes) = messages::parse(f.require("messages")?)?;
         let max_tokens = max_tokens(&mut f)?;
         let logprobs = logprobs(&mut f)?;
+        let add_generation_prompt = f.bool("add_generation_prompt")?.unwrap_or(true);
+        let template_kwargs = template::kwargs(&mut f)?;
         let common = Common::parse(&mut f, model.vocab_size)?;
         unsupported(&mut f)?;
         f.finish()?;
-        Ok(Self { target, messages, prompt_bytes, max_tokens, logprobs, common })
+        Ok(Self {
+            target,
+            messages,
+            prompt_bytes,
+            max_tokens,
+            logprobs,
+            add_generation_prompt,
+            template_kwargs,
+            common,
+        })
     }
 }
 
@@ -75,7 +91,7 @@ fn logprobs(f: &mut Fields) -> Result<Option<u32>, ApiError> {
 /// Whether a value of a field that is not implemented asks for nothing.
 type Harmless = fn(&Value) -> bool;
 
-/// The API's fields that are not implemented, and the values with which they are no request.
+/// The API's fields that are not implemented, and vLLM's, and the values with which they are no request.
 const UNSUPPORTED: &[(&str, Harmless)] = &[
     ("tools", is_empty),
     ("tool_choice", |v| matches!(v.as_str(), Some("none" | "auto"))),
@@ -94,6 +110,11 @@ const UNSUPPORTED: &[(&str, Harmless)] = &[
     ("service_tier", |v| matches!(v.as_str(), Some("auto" | "default"))),
     ("prompt_cache_retention", |v| matches!(v.as_str(), Some("in_memory" | "in-memory"))),
     ("prompt_cache_options", never),
+    ("continue_final_message", |v| v == false),
+    ("echo", |v| v == false),
+    ("add_special_tokens", |v| v == false),
+    ("documents", is_empty),
+    ("chat_template", never),
 ];
 
 fn never(_: &Value) -> bool {

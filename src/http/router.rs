@@ -10,19 +10,28 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::error::{ApiError, quote};
-use super::prepare::random;
+use super::prepare::new_id;
 use super::state::App;
-use super::{adapters, auth, chat, completions, embeddings, models, probes, tokenize};
+use super::{adapters, anthropic, auth, chat, completions, embeddings, models, probes, responses, tokenize};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The request's id, for handlers that write it into what they answer.
+#[derive(Clone)]
+pub struct RequestId(pub String);
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/messages", post(anthropic::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
@@ -57,18 +66,31 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::Internal.into_response()
 }
 
-/// Gives every response the request's id, or a new one, and counts it.
-async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let id = request.headers().get(&REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
-    let id = id.unwrap_or_else(|| {
-        HeaderValue::try_from(format!("req_{:016x}{:016x}", random(), random())).expect("hexadecimal digits")
-    });
+/// Gives every response the request's id, or a new one, and counts it. The span has the labels of the request.
+async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let id = request.headers().get(&REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
+    let id = id.and_then(|id| id.to_str().ok()).map_or_else(|| new_id("req_"), str::to_owned);
     // The pattern, so that clients cannot make up label values.
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |p| p.as_str().to_owned());
-    let mut response = next.run(request).await;
-    app.metrics.response(&route, response.status().as_u16());
-    tracing::debug!(request_id = ?id, route, status = response.status().as_u16(), "response");
-    response.headers_mut().insert(REQUEST_ID, id);
+    let span = tracing::info_span!(
+        "request",
+        request_id = id,
+        route,
+        user = Empty,
+        safety_identifier = Empty,
+        prompt_cache_key = Empty,
+        metadata = Empty
+    );
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let dialect = anthropic::is_path(request.uri().path());
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let status = response.status().as_u16();
+    app.metrics.response(&route, status);
+    span.in_scope(|| tracing::debug!(status, "response"));
+    if let Some(error) = response.extensions_mut().remove::<ApiError>().filter(|_| dialect) {
+        anthropic::spell(&mut response, &error, &id);
+    }
+    response.headers_mut().insert(REQUEST_ID, HeaderValue::try_from(id).expect("checked, or hexadecimal digits"));
     response
 }
 

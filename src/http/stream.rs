@@ -15,12 +15,15 @@ use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, Span};
 
+use super::anthropic;
 use super::chat::{Identity, deadline};
 use super::choice::Added;
 use super::completions::TextChunks;
 use super::error::ApiError;
 use super::generation::Generation;
+use super::responses;
 use super::state::Stage;
 use super::vocabulary::Vocabulary;
 use super::wire::{Chunk, ChunkChoice, Delta, Logprobs, Usage};
@@ -43,26 +46,62 @@ pub enum Dialect {
     Chat(ChatChunks),
     /// Completions.
     Text(TextChunks),
+    /// Responses.
+    Responses(Box<responses::Answer>),
+    /// Anthropic's messages.
+    Messages(Box<anthropic::Answer>),
 }
 
 /// `usage` of a chunk: absent, `null`, or the counts.
 pub type ChunkUsage = Option<Option<Usage>>;
 
 impl Dialect {
-    /// The JSON of the chunks that tell of `added`.
-    fn chunks(&mut self, identity: &Identity, index: usize, added: Added, usage: ChunkUsage) -> Vec<String> {
-        match self {
+    /// The events that tell of `added`.
+    fn added(
+        &mut self,
+        identity: &Identity,
+        index: usize,
+        added: Added,
+        wants: Wants,
+        generation: &Generation,
+    ) -> Vec<Bytes> {
+        let usage = wants.usage.then_some(None);
+        let chunks = match self {
             Self::Chat(chat) => chat.chunks(identity, index, added, usage),
             Self::Text(text) => text.chunks(identity, index, added, usage),
+            Self::Responses(answer) => return own(answer.added(identity, added)),
+            Self::Messages(answer) => return own(answer.added(identity, added, generation.usage())),
+        };
+        chunks.iter().map(|chunk| event(chunk)).collect()
+    }
+
+    /// The end of a stream that went well.
+    fn end(&mut self, identity: &Identity, wants: Wants, used: Usage) -> Vec<Bytes> {
+        let usage = match self {
+            Self::Chat(_) => ChatChunks::chunk(identity, Vec::new(), Some(Some(used))),
+            Self::Text(_) => TextChunks::chunk(identity, Vec::new(), Some(Some(used))),
+            Self::Responses(answer) => return own(answer.end(used)),
+            Self::Messages(answer) => return own(answer.end(used)),
+        };
+        let done = Bytes::from_static(b"data: [DONE]\n\n");
+        if wants.usage { vec![event(&usage), done] } else { vec![done] }
+    }
+
+    /// The end of a stream that failed.
+    fn failed(&mut self, error: &ApiError, used: Usage) -> Bytes {
+        match self {
+            Self::Chat(_) | Self::Text(_) => event(&error.to_json()),
+            Self::Responses(answer) => Bytes::from(answer.failed(error, used)),
+            Self::Messages(answer) => Bytes::from(answer.failed(error)),
         }
     }
 
-    /// The JSON of the chunk without choices.
-    fn usage(&self, identity: &Identity, usage: Usage) -> String {
-        match self {
-            Self::Chat(_) => ChatChunks::chunk(identity, Vec::new(), Some(Some(usage))),
-            Self::Text(_) => TextChunks::chunk(identity, Vec::new(), Some(Some(usage))),
-        }
+    /// What keeps a silent stream open.
+    fn keep_alive(&self) -> Bytes {
+        Bytes::from_static(match self {
+            Self::Messages(_) => anthropic::PING.as_bytes(),
+            _ => b": keep-alive\n\n",
+        })
     }
 }
 
@@ -80,7 +119,8 @@ impl ChatChunks {
         Self { begun: vec![false; answers], vocabulary, logprobs }
     }
 
-    fn chunks(&mut self, identity: &Identity, index: usize, added: Added, usage: ChunkUsage) -> Vec<String> {
+    /// The JSON of the chunks that tell of `added`.
+    pub fn chunks(&mut self, identity: &Identity, index: usize, added: Added, usage: ChunkUsage) -> Vec<String> {
         let mut chunks = Vec::new();
         let mut push = |delta, logprobs, finish_reason| {
             let choice = ChunkChoice { index: index as u32, delta, logprobs, finish_reason };
@@ -124,7 +164,7 @@ pub fn respond(
 ) -> Response {
     let (events, receiver) = mpsc::channel(BUFFERED);
     let writer = Writer { events, identity, wants, dialect };
-    tokio::spawn(writer.run(generation, stage));
+    tokio::spawn(writer.run(generation, stage).instrument(Span::current()));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
@@ -163,7 +203,7 @@ impl Writer {
             () = events.closed() => {}
             () = deadline(&mut stage) => {
                 // Without waiting: a client that does not read gets no word either.
-                let _ = events.try_send(event(&ApiError::DrainDeadline.to_json()));
+                let _ = events.try_send(self.dialect.failed(&ApiError::DrainDeadline, generation.usage()));
             }
         }
     }
@@ -174,32 +214,36 @@ impl Writer {
             let next = tokio::select! {
                 next = generation.next() => next,
                 () = sleep_until(silent_until) => {
-                    self.send(Bytes::from_static(b": keep-alive\n\n")).await?;
+                    self.send(self.dialect.keep_alive()).await?;
                     silent_until = Instant::now() + self.wants.keep_alive;
                     continue;
                 }
             };
             match next {
                 None => break,
-                Some(Err(error)) => return self.send(event(&error.to_json())).await,
+                Some(Err(error)) => return self.send(self.dialect.failed(&error, generation.usage())).await,
                 Some(Ok((index, added))) => {
-                    let usage = self.wants.usage.then_some(None);
-                    for chunk in self.dialect.chunks(&self.identity, index, added, usage) {
-                        self.send(event(&chunk)).await?;
+                    for event in self.dialect.added(&self.identity, index, added, self.wants, generation) {
+                        self.send(event).await?;
                         silent_until = Instant::now() + self.wants.keep_alive;
                     }
                 }
             }
         }
-        if self.wants.usage {
-            self.send(event(&self.dialect.usage(&self.identity, generation.usage()))).await?;
+        for event in self.dialect.end(&self.identity, self.wants, generation.usage()) {
+            self.send(event).await?;
         }
-        self.send(Bytes::from_static(b"data: [DONE]\n\n")).await
+        Ok(())
     }
 
     async fn send(&self, bytes: Bytes) -> Result<(), Gone> {
         self.events.send(bytes).await.map_err(|_| Gone)
     }
+}
+
+/// Events that are written already.
+fn own(events: String) -> Vec<Bytes> {
+    if events.is_empty() { Vec::new() } else { vec![Bytes::from(events)] }
 }
 
 /// JSON text has no line breaks, so one `data:` line holds it.
