@@ -221,7 +221,10 @@ impl Writer {
             };
             match next {
                 None => break,
-                Some(Err(error)) => return self.send(self.dialect.failed(&error, generation.usage())).await,
+                Some(Err(error)) => {
+                    let last = self.dialect.failed(&error, generation.usage());
+                    return self.send(last).await;
+                }
                 Some(Ok((index, added))) => {
                     for event in self.dialect.added(&self.identity, index, added, self.wants, generation) {
                         self.send(event).await?;
