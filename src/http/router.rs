@@ -98,3 +98,20 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
 fn is_request_id(id: &[u8]) -> bool {
     (1..=128).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(b))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_as_any_other() {
+        let response = panicked(Box::new("secret"));
+        assert_eq!(response.status().as_u16(), 500);
+        assert_eq!(response.extensions().get::<ApiError>(), Some(&ApiError::Internal));
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        assert_eq!(std::str::from_utf8(&body).unwrap(), ApiError::Internal.to_json());
+    }
+}
