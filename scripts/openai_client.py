@@ -8,10 +8,13 @@ the client expects it.
 """
 
 import asyncio
+import json
 import math
 import sys
+from typing import Literal
 
 import openai
+from pydantic import BaseModel, Field
 
 # How the model the server has by default answers well.
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "extra_body": {"repetition_penalty": 1.2}}
@@ -202,11 +205,65 @@ def embeddings(client, model):
     check(last.usage.prompt_tokens == last.usage.total_tokens > 0, last.usage)
 
 
+class Person(BaseModel):
+    name: str = Field(max_length=30)
+    age: int = Field(ge=0, le=150)
+    colours: list[Literal["red", "green", "blue"]] = Field(max_length=3)
+
+
+def structured(client, model):
+    heading("structured output: .parse()")
+    question = "Describe a person called Ann, who is 33 and likes red and blue."
+    ask = {"model": model, "messages": [user(question)], "max_tokens": 120, "seed": 5, **SAMPLING}
+    answer = client.chat.completions.parse(response_format=Person, **ask)
+    person = answer.choices[0].message.parsed
+    say("user", question)
+    say("assistant", repr(person))
+    check(isinstance(person, Person) and person.age <= 150, person)
+    with client.chat.completions.stream(response_format=Person, **ask) as stream:
+        for _ in stream:
+            pass
+        check(stream.get_final_completion().choices[0].message.parsed == person, "the stream differs")
+    schema = Person.model_json_schema()
+    body = {**SAMPLING["extra_body"], "structured_outputs": {"json": schema}}
+    answer = client.chat.completions.create(**{**ask, "extra_body": body})
+    check(Person.model_validate_json(answer.choices[0].message.content) == person, "two names for one thing")
+
+
+def tools(client, model):
+    heading("tools: a call that must be, and its result")
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    tool = {"type": "function", "function": {"name": "get_weather", "strict": True, "parameters": parameters}}
+    messages = [user("What is the weather in Paris?")]
+    ask = {"model": model, "tools": [tool], "parallel_tool_calls": False, "max_tokens": 100, "seed": 7, **SAMPLING}
+    answer = client.chat.completions.create(messages=messages, tool_choice="required", **ask).choices[0]
+    (call,) = answer.message.tool_calls
+    say("assistant", f"{call.function.name}({call.function.arguments})")
+    check(answer.finish_reason == "tool_calls" and answer.message.content is None, answer)
+    check(isinstance(json.loads(call.function.arguments)["city"], str), call)
+    with client.chat.completions.stream(messages=messages, tool_choice="required", **ask) as stream:
+        for _ in stream:
+            pass
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls
+    check(streamed.function.arguments == call.function.arguments, "the stream differs")
+    check(streamed.function.parsed_arguments == json.loads(call.function.arguments), streamed)
+    messages += [answer.message, {"role": "tool", "tool_call_id": call.id, "content": '{"celsius": 21}'}]
+    final = client.chat.completions.create(messages=messages, tool_choice="none", **ask).choices[0]
+    say("assistant", final.message.content)
+    check(final.finish_reason in ("stop", "length") and final.message.content.strip(), final)
+
+
 def errors(client, model):
     heading("errors")
     for kind, status, arguments in [
         (openai.BadRequestError, 400, {"model": model, "temperature": 9}),
         (openai.BadRequestError, 400, {"model": model, "max_tokens": 0}),
+        (openai.BadRequestError, 400, {"model": model, "extra_body": {"structured_outputs": {"regex": "("}}}),
         (openai.NotFoundError, 404, {"model": "no-such-model"}),
     ]:
         try:
@@ -232,6 +289,8 @@ def main():
     logprobs(client, model)
     completions(client, model)
     embeddings(client, model)
+    structured(client, model)
+    tools(client, model)
     errors(client, model)
     print("\nall as expected")
 

@@ -126,6 +126,23 @@ pub enum KvCacheDtype {
     Int8,
 }
 
+/// How the model writes calls of functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+pub enum ToolCallParser {
+    /// As its chat template says.
+    #[value(name = "auto")]
+    #[serde(rename = "auto")]
+    Auto,
+    /// `<tool_call>` tags around JSON.
+    #[value(name = "hermes")]
+    #[serde(rename = "hermes")]
+    Hermes,
+    /// JSON alone, as LLaMA 3.1 and 3.2 have it.
+    #[value(name = "llama3_json")]
+    #[serde(rename = "llama3_json")]
+    Llama3Json,
+}
+
 macro_rules! options {
     ($( $(#[$meta:meta])* $name:ident : $type:ty ),* $(,)?) => {
         /// What can be set by flag, environment variable or file; all optional.
@@ -234,6 +251,9 @@ options! {
     /// Chat template to use instead of the model's
     #[arg(long, env = "LIMA_CHAT_TEMPLATE", value_name = "FILE")]
     chat_template: PathBuf,
+    /// How the model writes calls of functions [default: auto]
+    #[arg(long, env = "LIMA_TOOL_CALL_PARSER", value_name = "FORMAT")]
+    tool_call_parser: ToolCallParser,
 }
 
 /// clap's error as one line: its first paragraph.
@@ -309,6 +329,8 @@ pub struct Config {
     pub lora_root: Option<PathBuf>,
     /// Chat template file.
     pub chat_template: Option<PathBuf>,
+    /// Format of calls.
+    pub tool_call_parser: ToolCallParser,
 }
 
 impl Options {
@@ -395,6 +417,7 @@ impl Options {
             max_lora_rank: within("--max-lora-rank", o.max_lora_rank.unwrap_or(64), 1, 1024)?,
             lora_root: o.lora_root,
             chat_template: o.chat_template,
+            tool_call_parser: o.tool_call_parser.unwrap_or(ToolCallParser::Auto),
         })
     }
 }
@@ -461,6 +484,7 @@ impl fmt::Display for Config {
             ("max-lora-rank", self.max_lora_rank.to_string()),
             ("lora-root", or(&self.lora_root.as_ref().map(|p| p.display()), "none: not at run time")),
             ("chat-template", or(&template, "from the model")),
+            ("tool-call-parser", name(self.tool_call_parser.to_possible_value())),
         ];
         for (i, (key, value)) in rows.iter().enumerate() {
             write!(f, "{}  {key:<24}{value}", if i == 0 { "" } else { "\n" })?;

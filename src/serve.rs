@@ -11,9 +11,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{Config, ToolCallParser};
 use crate::engine::{self, EngineConfig, EngineThread, Executor, TokenId};
-use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel};
+use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel, ToolFormat};
 use crate::text::PromptRenderer;
 
 pub use self::load::{load_model, pull};
@@ -161,6 +161,11 @@ fn start_model(config: &Config, app: &App) -> anyhow::Result<EngineThread> {
     if let Some(adapters) = loaded.adapters {
         model = model.with_adapters(adapters);
     }
+    model = match config.tool_call_parser {
+        ToolCallParser::Auto => model,
+        ToolCallParser::Hermes => model.with_tool_format(ToolFormat::Hermes),
+        ToolCallParser::Llama3Json => model.with_tool_format(ToolFormat::Llama3Json),
+    };
     for module in &config.lora_modules {
         let added = model.load_adapter(&module.name, &module.path, module.base_model_name.as_deref());
         added.map_err(anyhow::Error::msg)?;

@@ -114,9 +114,10 @@ impl Core {
     pub fn launch(&mut self, events: &mut Vec<SeqEvent>) {
         let started = Instant::now();
         self.stats.forwards.fetch_add(1, Relaxed);
-        let (executor, scheduler, input) = (&mut self.executor, &self.scheduler, &self.input);
+        let (executor, scheduler, input) = (&mut self.executor, &mut self.scheduler, &self.input);
         let ticket = guard(|| {
             executor.forward(input)?;
+            scheduler.prepare_masks();
             executor.sample(&scheduler.sample_input())
         });
         match ticket {

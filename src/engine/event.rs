@@ -41,6 +41,9 @@ pub enum EngineError {
     /// The sequence's own row failed.
     #[error("the model could not continue this sequence: {0}")]
     Row(String),
+    /// The sequence's constraint allows no token.
+    #[error("the constraint cannot be met: {0}")]
+    Constraint(String),
     /// The engine was told to end everything.
     #[error("the request was aborted because the server is shutting down")]
     Aborted,

@@ -269,7 +269,7 @@ impl FakeExecutor {
         }
         let mut out = SmallVec::new();
         for guessed in 0..=drafts.len() {
-            let sampled = self.sample_after(row, &self.contexts[row.row][..row.position + guessed]);
+            let sampled = self.sample_after(row, &self.contexts[row.row][..row.position + guessed])?;
             let right = drafts.get(guessed) == Some(&sampled.token);
             out.push(sampled);
             if !right {
@@ -279,13 +279,14 @@ impl FakeExecutor {
         Ok(out)
     }
 
-    fn sample_after(&self, row: &SampleRow<'_>, context: &[TokenId]) -> Sampled {
+    fn sample_after(&self, row: &SampleRow<'_>, context: &[TokenId]) -> Result<Sampled, String> {
         let scripted = self.script.as_ref().and_then(|script| {
             script(&row.history[..row.num_prompt], context.len() - row.num_prompt).map(|t| t % self.vocab_size)
         });
         let drawn = || next_token(context, row.params, self.adapters[row.row], self.vocab_size);
         let generated = context.len() - row.num_prompt;
-        let token = allowed(scripted.unwrap_or_else(drawn), row.params, generated, row.mask, self.vocab_size);
+        let token = allowed(scripted.unwrap_or_else(drawn), row.params, generated, row.mask, self.vocab_size)
+            .ok_or_else(|| format!("no token is possible at position {}", context.len()))?;
         let (logprob, top) = match row.params.logprobs {
             None => (0.0, Vec::new()),
             Some(count) => {
@@ -293,7 +294,7 @@ impl FakeExecutor {
                 (-0.5, (0..count).map(|i| ((token + i) % self.vocab_size, -0.5 - i as f32)).collect())
             }
         };
-        Sampled { token, logprob, top }
+        Ok(Sampled { token, logprob, top })
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod adapters;
 pub mod block_pool;
+pub mod constraint;
 pub mod core;
 pub mod event;
 pub mod executor;
@@ -19,6 +20,7 @@ pub mod types;
 
 pub use adapters::{AdapterError, AdapterLease, AdapterWeights};
 pub use block_pool::{BlockPool, BlockTable};
+pub use constraint::Matcher;
 pub use core::Core;
 pub use event::{EngineError, Event, SeqEvent};
 pub use executor::{

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::adapters::AdapterLease;
 use super::block_pool::{BlockPool, BlockTable};
+use super::constraint::Guide;
 use super::event::{Event, SeqEvent};
 use super::executor::{Row, SampleInput, SampleRow, StepInput, TokenSource};
 use super::sequence::{OrderKey, RowRef, Sequence};
@@ -233,6 +234,7 @@ impl Scheduler {
             root,
             epoch: 0,
             admitted: false,
+            guide: request.constraint.map(|matcher| Box::new(Guide::new(matcher))),
             lookup: None,
         });
         let slot = match self.free_slots.pop() {
@@ -288,6 +290,17 @@ impl Scheduler {
         true
     }
 
+    /// Works out the masks of the step just scheduled: to be called before [`sample_input`](Self::sample_input), best
+    /// while the device computes.
+    pub fn prepare_masks(&mut self) {
+        let Some(record) = self.steps.back() else { return };
+        for row in record.rows.iter().filter(|r| r.returns == Returns::Token) {
+            if let Some(guide) = self.seqs[row.slot].as_deref_mut().and_then(|seq| seq.guide.as_mut()) {
+                guide.prepare();
+            }
+        }
+    }
+
     /// The sampling request of the step just scheduled.
     pub fn sample_input(&self) -> SampleInput<'_> {
         let Some(record) = self.steps.back() else { return SampleInput::default() };
@@ -302,7 +315,7 @@ impl Scheduler {
                 drafts: seq.lookup.as_deref().map_or(&[], |l| &l.proposal()[..r.drafts]),
                 num_prompt: seq.num_prompt,
                 position: r.end,
-                mask: None,
+                mask: seq.guide.as_deref().map(Guide::mask),
             });
         }
         SampleInput { rows }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::adapters::AdapterLease;
 use super::block_pool::{BlockTable, PrefixUid};
+use super::constraint::Guide;
 use super::speculation::Lookup;
 use super::types::{FinishReason, Pooling, SamplingParams, SeqId, Task, TokenId};
 
@@ -59,6 +60,8 @@ pub(super) struct Sequence {
     pub epoch: u32,
     /// Whether it was ever admitted.
     pub admitted: bool,
+    /// What it may generate.
+    pub guide: Option<Box<Guide>>,
     /// Once drafts were looked up for it.
     pub lookup: Option<Box<Lookup>>,
 }

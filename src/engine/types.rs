@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::adapters::AdapterLease;
+use super::constraint::Matcher;
 
 /// A token id of the model's vocabulary.
 pub type TokenId = u32;
@@ -150,13 +151,15 @@ pub struct Request {
     pub cache_salt: Option<Arc<str>>,
     /// Adapter to apply; `None` is the base model.
     pub adapter: Option<AdapterLease>,
+    /// What may be generated, in its first state; `None` is anything.
+    pub constraint: Option<Box<dyn Matcher>>,
 }
 
 impl Request {
     /// Ordinary generation by the base model.
     pub fn generate(prompt: impl Into<Arc<[TokenId]>>, params: SamplingParams) -> Self {
         let (prompt, params) = (prompt.into(), Arc::new(params));
-        Self { prompt, task: Task::default(), params, priority: 0, cache_salt: None, adapter: None }
+        Self { prompt, task: Task::default(), params, priority: 0, cache_salt: None, adapter: None, constraint: None }
     }
 
     /// Tokens to generate at most.

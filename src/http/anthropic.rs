@@ -23,25 +23,25 @@ use super::intake;
 use super::pieces::{Pieces, each};
 use super::router::RequestId;
 use super::state::App;
-use super::stream::{self, ChatChunks, Dialect};
+use super::stream::{self, Dialect};
 
 /// Answers a conversation, streaming or not.
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
     let (model, prepared) = intake::prepared(&app, request, prepare).await?;
-    let Prepared { chat, submission, at_end_of_context } = prepared;
+    let Prepared { chat, submission, calls, at_end_of_context } = prepared;
     let active = app.enter()?;
     let mut generation = Generation::start(&model, &submission, "messages", arrived, active)?;
     let identity = Identity::new("msg_", chat.target.name);
-    let pieces = Pieces::new(ChatChunks::new(1, submission.vocabulary, submission.wants_logprobs));
+    let pieces = Pieces::new(submission.vocabulary, submission.wants_logprobs, calls);
     let mut answer = Answer::new(pieces, submission.stop, at_end_of_context, request_id);
     if chat.common.stream {
         let wants = stream::Wants { usage: true, keep_alive: app.limits.keep_alive };
         let dialect = Dialect::Messages(Box::new(answer));
         return Ok(stream::respond(generation, identity, dialect, wants, app.watch_stage()));
     }
-    each(&mut generation, app.watch_stage(), |added| answer.take(&identity, added)).await?;
+    each(&mut generation, app.watch_stage(), |added| answer.take(added)).await?;
     respond(&answer.message(&identity, generation.usage()))
 }
 

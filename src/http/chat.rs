@@ -15,6 +15,7 @@ use super::intake;
 use super::prepare::{Prepared, new_id, prepare};
 use super::state::{App, Stage, unix_seconds};
 use super::stream::{self, ChatChunks, Dialect};
+use super::tools::{Answered, finish_reason};
 use super::vocabulary::Shown;
 use super::wire::{ChatCompletion, Choice, Logprobs, Message, Usage};
 use crate::engine::Scored;
@@ -40,26 +41,30 @@ impl Identity {
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let (model, prepared) = intake::prepared(&app, request, prepare).await?;
-    let Prepared { chat, submission } = prepared;
+    let Prepared { chat, submission, calls } = prepared;
     let active = app.enter()?;
     let generation = Generation::start(&model, &submission, "messages", arrived, active)?;
     let identity = Identity::new("chatcmpl-", chat.target.name);
     let (common, vocabulary) = (chat.common, submission.vocabulary);
     if common.stream {
-        let dialect = Dialect::Chat(ChatChunks::new(generation.len(), vocabulary, submission.wants_logprobs));
+        let chunks = ChatChunks::new(generation.len(), vocabulary, submission.wants_logprobs, calls);
+        let dialect = Dialect::Chat(chunks);
         let wants = stream::Wants { usage: common.include_usage, keep_alive: app.limits.keep_alive };
         return Ok(stream::respond(generation, identity, dialect, wants, app.watch_stage()));
     }
     let (answers, usage) = collect(generation, app.watch_stage()).await?;
     let prompt_logprobs = common.prompt_logprobs.map(|top| vocabulary.prompt_logprobs(&answers[0].prompt, top));
-    let choice = |(index, answer): (usize, Answer)| Choice {
-        index: index as u32,
-        message: Message { role: "assistant", content: answer.text, refusal: None },
-        logprobs: submission.wants_logprobs.then(|| Logprobs {
-            content: answer.tokens.into_iter().map(|shown| vocabulary.token_logprob(shown)).collect(),
-            refusal: None,
-        }),
-        finish_reason: answer.finish_reason,
+    let choice = |(index, answer): (usize, Answer)| {
+        let Answered { content, calls: tool_calls } = Answered::read(answer.text, calls.clone());
+        Choice {
+            index: index as u32,
+            finish_reason: finish_reason(answer.finish_reason, tool_calls.len()),
+            message: Message { role: "assistant", content, refusal: None, tool_calls },
+            logprobs: submission.wants_logprobs.then(|| Logprobs {
+                content: answer.tokens.into_iter().map(|shown| vocabulary.token_logprob(shown)).collect(),
+                refusal: None,
+            }),
+        }
     };
     respond(&ChatCompletion {
         id: &identity.id,

@@ -208,6 +208,7 @@ pub fn engine_error(error: EngineError) -> ApiError {
     match error {
         EngineError::Aborted => ApiError::DrainDeadline,
         EngineError::Stopped => ApiError::EngineStopped,
+        EngineError::Constraint(reason) => ApiError::Constraint(reason),
         EngineError::Step(_) | EngineError::Row(_) => {
             tracing::error!("{error}");
             ApiError::Engine

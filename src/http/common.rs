@@ -8,6 +8,7 @@ use tracing::field::debug;
 use super::error::{ApiError, quote};
 use super::fields::{Fields, check_length, integer, number, wrong_type};
 use super::state::ServedModel;
+use super::structured::Structured;
 use crate::engine::{Request, SamplingParams, TokenId};
 
 /// How to generate, and how to tell.
@@ -43,6 +44,8 @@ pub struct Common {
     pub priority: i32,
     /// Whose prompts share what is cached: those with the same salt, or without one.
     pub cache_salt: Option<Arc<str>>,
+    /// What the text must be.
+    pub structured: Option<Structured>,
 }
 
 /// Sampling parameters, of a request or of a model's defaults; `None` leaves the choice open.
@@ -99,6 +102,7 @@ impl Common {
             return_tokens_as_token_ids: f.bool("return_tokens_as_token_ids")?.unwrap_or(false),
             priority: f.integer("priority", 0, MAX_PRIORITY)?.unwrap_or(0) as i32,
             cache_salt: cache_salt(f)?,
+            structured: Structured::parse(f)?,
         };
         labels(f)?;
         Ok(common)
@@ -107,6 +111,17 @@ impl Common {
     /// The sequence in the place the request asks for.
     pub fn placed(&self, sequence: Request) -> Request {
         Request { priority: self.priority, cache_salt: self.cache_salt.clone(), ..sequence }
+    }
+
+    /// Refuses to go on after the end of a text that has one: `by` is the field that says where.
+    pub fn check_ends(&self, by: Option<&str>) -> Result<(), ApiError> {
+        match by {
+            Some(by) if self.ignore_eos => {
+                let message = format!("it cannot be combined with '{by}', which says where the text ends");
+                Err(ApiError::value("ignore_eos", "invalid_value", message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a minimum above the limit.

@@ -89,7 +89,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let params = Arc::new(SamplingParams::default());
     let sequence = |input| {
         let tokens = encoding.encode(model, input, "input")?;
-        Ok(target.sequence(&tokens.into(), Task::Embed(pooling), Arc::clone(&params)))
+        Ok(target.sequence(&tokens.into(), Task::Embed(pooling), Arc::clone(&params), None))
     };
     let sequences = inputs.iter().map(sequence).collect::<Result<_, ApiError>>()?;
     Ok(Prepared { name: target.name, base64, normalize, sequences })

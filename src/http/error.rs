@@ -67,6 +67,9 @@ pub enum ApiError {
         /// Whole sentences.
         message: String,
     },
+    /// The text came to a point where its constraint allows nothing.
+    #[error("The answer cannot go on as its structure demands: {0}.")]
+    Constraint(String),
     /// No such model here.
     #[error("The model '{0}' does not exist.")]
     ModelNotFound(String),
@@ -134,6 +137,7 @@ impl ApiError {
             | Self::Unsupported { .. }
             | Self::Type { .. }
             | Self::Value { .. }
+            | Self::Constraint(_)
             | Self::ContextLength { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -172,6 +176,7 @@ impl ApiError {
             Self::Unsupported { .. } => "unsupported_parameter",
             Self::Type { .. } => "invalid_type",
             Self::Value { code, .. } => code,
+            Self::Constraint(_) => "constraint_unsatisfiable",
             Self::ContextLength { .. } => "context_length_exceeded",
             Self::ModelNotFound(_) => "model_not_found",
             Self::NoKey => "missing_api_key",

@@ -1,15 +1,19 @@
 //! The `messages` of a chat request.
 
-use serde_json::Value;
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
 
 use super::error::{ApiError, quote};
-use super::fields::{Fields, wrong_type};
+use super::fields::{self, Fields, wrong_type};
+use super::structured::{check_name, kind};
 use crate::text::ChatMessage;
 
 const MAX_NAME: usize = 64;
+const MAX_ID: usize = 256;
 
 /// Validates the conversation. Returns the messages as a chat template sees them (`developer` is
-/// `system`, content is a string) and how many bytes of text they hold.
+/// `system`, content is a string, a call's arguments are an object) and how many bytes of text they hold.
 pub fn parse(value: Value) -> Result<(Vec<ChatMessage>, usize), ApiError> {
     let messages = match value {
         Value::Array(messages) => messages,
@@ -20,8 +24,18 @@ pub fn parse(value: Value) -> Result<(Vec<ChatMessage>, usize), ApiError> {
     }
     let mut bytes = 0;
     let mut out = Vec::with_capacity(messages.len());
+    // Ids of the calls that a result may answer.
+    let mut called: HashSet<String> = HashSet::new();
     for (i, message) in messages.into_iter().enumerate() {
-        let (message, text) = parse_one(&format!("messages[{i}]"), message)?;
+        let path = format!("messages[{i}]");
+        let (message, text) = parse_one(&path, message)?;
+        if let Some(Value::Array(calls)) = &message.tool_calls {
+            called.extend(calls.iter().filter_map(|call| call["id"].as_str().map(str::to_owned)));
+        }
+        if let Some(id) = message.tool_call_id.as_ref().filter(|id| !called.contains(*id)) {
+            let message = format!("no tool call of an assistant before it has the id '{}'", quote(id));
+            return Err(ApiError::value(format!("{path}.tool_call_id"), "invalid_value", message));
+        }
         bytes += text;
         out.push(message);
     }
@@ -39,12 +53,9 @@ fn parse_one(path: &str, message: Value) -> Result<(ChatMessage, usize), ApiErro
         "system" | "developer" => "system",
         "user" => "user",
         "assistant" => "assistant",
-        "tool" | "function" => {
-            let reference = if role == "tool" { "tool_call_id" } else { "name" };
-            if f.string(reference)?.is_none() {
-                return Err(ApiError::Missing(f.param(reference)));
-            }
-            return Err(ApiError::unsupported(f.param("role"), format!("'{role}': tools are not supported")));
+        "tool" => "tool",
+        "function" => {
+            return Err(ApiError::unsupported(f.param("role"), "'function' is not supported; use 'tool'"));
         }
         other => {
             let message = format!(
@@ -58,7 +69,7 @@ fn parse_one(path: &str, message: Value) -> Result<(ChatMessage, usize), ApiErro
     let name = f.short_string("name", MAX_NAME)?;
     if role == "assistant" {
         // Clients send back what they got, and more: allowed while it holds nothing.
-        for field in ["refusal", "audio", "tool_calls", "function_call", "annotations"] {
+        for field in ["refusal", "audio", "function_call", "annotations"] {
             match f.take(field) {
                 None => {}
                 Some(Value::Array(v)) if v.is_empty() => {}
@@ -66,10 +77,55 @@ fn parse_one(path: &str, message: Value) -> Result<(ChatMessage, usize), ApiErro
             }
         }
     }
-    let Some(content) = content else { return Err(ApiError::Missing(f.param("content"))) };
+    let tool_calls = if role == "assistant" { tool_calls(&mut f)? } else { None };
+    let tool_call_id = if role == "tool" { Some(call_id(&mut f, "tool_call_id")?) } else { None };
+    if content.is_none() && tool_calls.is_none() {
+        return Err(ApiError::Missing(f.param("content")));
+    }
     f.finish()?;
-    let bytes = content.len() + name.as_ref().map_or(0, String::len);
-    Ok((ChatMessage { name, ..ChatMessage::text(role, content) }, bytes))
+    let calls = tool_calls.as_ref().map_or(0, |calls| calls.to_string().len());
+    let bytes = content.as_ref().map_or(0, String::len) + name.as_ref().map_or(0, String::len) + calls;
+    let content = content.map(Value::String);
+    Ok((ChatMessage { role: role.to_owned(), content, name, tool_calls, tool_call_id }, bytes))
+}
+
+/// The id of a call.
+fn call_id(f: &mut Fields, field: &str) -> Result<String, ApiError> {
+    f.short_string(field, MAX_ID)?.ok_or_else(|| ApiError::Missing(f.param(field)))
+}
+
+/// An assistant's calls, arguments as objects; `None` if there are none.
+fn tool_calls(f: &mut Fields) -> Result<Option<Value>, ApiError> {
+    let path = f.param("tool_calls");
+    let calls = f.array("tool_calls")?.unwrap_or_default();
+    let call = |(i, call)| {
+        let mut f = Fields::new(format!("{path}[{i}]"), call)?;
+        let id = call_id(&mut f, "id")?;
+        match kind(&mut f)?.as_str() {
+            "function" => {}
+            other => {
+                let message = format!("'{}' is not supported: only functions are", quote(other));
+                return Err(ApiError::unsupported(f.param("type"), message));
+            }
+        }
+        let Some(mut function) = f.object("function")? else { return Err(ApiError::Missing(f.param("function"))) };
+        let Some(name) = function.string("name")? else { return Err(ApiError::Missing(function.param("name"))) };
+        check_name(&function.param("name"), &name)?;
+        let param = function.param("arguments");
+        let Some(arguments) = function.string("arguments")? else { return Err(ApiError::Missing(param)) };
+        function.finish()?;
+        f.finish()?;
+        // Templates write them as JSON themselves.
+        let arguments = match arguments.trim() {
+            "" => json!({}),
+            text => fields::parse(text.as_bytes()).ok().filter(Value::is_object).ok_or_else(|| {
+                ApiError::value(param, "invalid_value", "expected a string that holds a JSON object")
+            })?,
+        };
+        Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
+    };
+    let calls = calls.into_iter().enumerate().map(call).collect::<Result<Vec<_>, _>>()?;
+    Ok((!calls.is_empty()).then_some(Value::Array(calls)))
 }
 
 /// A string, or text parts joined by line breaks.

@@ -12,6 +12,7 @@ use super::fields;
 use super::generation::Submission;
 use super::request::ChatRequest;
 use super::state::ServedModel;
+use super::tools::{CallParser, Told, Tools, tell};
 use super::vocabulary::Vocabulary;
 use crate::engine::{SamplingParams, Task, TokenId};
 use crate::text::{ChatMessage, PromptError, TemplateError};
@@ -22,6 +23,8 @@ pub struct Prepared {
     pub chat: ChatRequest,
     /// Its choices.
     pub submission: Submission,
+    /// What reads the calls of one of them, where functions may be called.
+    pub calls: Option<CallParser>,
 }
 
 /// Parses, validates, renders and tokenises.
@@ -31,18 +34,27 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
 
 /// The same of a body that is JSON already.
 pub fn prepare_value(model: &ServedModel, body: Value) -> Result<Prepared, ApiError> {
-    let chat = ChatRequest::parse(body, model)?;
-    check_bytes(model, chat.prompt_bytes, "messages")?;
-    let prompt: Arc<[TokenId]> = render(model, &chat.messages, chat.add_generation_prompt, &chat.template_kwargs)?.into();
+    let mut chat = ChatRequest::parse(body, model)?;
+    let tool_bytes = chat.tools.as_ref().map_or(0, Tools::bytes);
+    check_bytes(model, chat.prompt_bytes + tool_bytes, "messages")?;
+    let messages = std::mem::take(&mut chat.messages);
+    let Told { messages, mut variables, constraint, calls } = tell(model, messages, chat.tools.as_ref())?;
+    variables.extend(std::mem::take(&mut chat.template_kwargs));
+    let prompt: Arc<[TokenId]> = render(model, &messages, chat.add_generation_prompt, &variables)?.into();
     let max_tokens = completion_limit(model.max_len(), prompt.len(), chat.max_tokens, "messages")?;
     let common = &chat.common;
     common.check_min_tokens(max_tokens)?;
+    let constraint = match &common.structured {
+        Some(structured) => Some(structured.compile(model)?),
+        None => constraint,
+    };
     let params = common.params(model, max_tokens, chat.logprobs, random());
     let sequence = |choice| {
         // The prompt is the same for all choices: one of them has it scored.
         let prompt_logprobs = common.prompt_logprobs.filter(|_| choice == 0);
         let params = Arc::new(SamplingParams { choice, ..params.clone() });
-        common.placed(chat.target.sequence(&prompt, Task::Generate { prompt_logprobs }, params))
+        let task = Task::Generate { prompt_logprobs };
+        common.placed(chat.target.sequence(&prompt, task, params, constraint.clone()))
     };
     let submission = Submission {
         sequences: (0..common.n).map(sequence).collect(),
@@ -52,11 +64,12 @@ pub fn prepare_value(model: &ServedModel, body: Value) -> Result<Prepared, ApiEr
         continues: false,
         vocabulary: Vocabulary {
             tokenizer: Arc::clone(&model.tokenizer),
-            skip_special: common.skip_special_tokens,
+            // Tags of calls may be special tokens.
+            skip_special: common.skip_special_tokens && !calls.as_ref().is_some_and(|c| c.has_special_tags(model)),
             as_ids: common.return_tokens_as_token_ids,
         },
     };
-    Ok(Prepared { chat, submission })
+    Ok(Prepared { chat, submission, calls })
 }
 
 /// Refuses text that cannot fit before it is tokenised. `param` is the field that holds it.

@@ -11,6 +11,7 @@ use super::messages;
 use super::state::ServedModel;
 use super::target::Target;
 use super::template;
+use super::tools::Tools;
 use crate::text::ChatMessage;
 
 /// A request whose every field is of the right type and in range.
@@ -30,6 +31,8 @@ pub struct ChatRequest {
     pub add_generation_prompt: bool,
     /// Further variables of the chat template.
     pub template_kwargs: Map<String, Value>,
+    /// Functions that may be called.
+    pub tools: Option<Tools>,
     /// What all requests for text have.
     pub common: Common,
 }
@@ -48,6 +51,13 @@ impl ChatRequest {
         let add_generation_prompt = f.bool("add_generation_prompt")?.unwrap_or(true);
         let template_kwargs = template::kwargs(&mut f)?;
         let common = Common::parse(&mut f, model.vocab_size)?;
+        let tools = Tools::parse(&mut f)?;
+        if let (Some(structured), Some(_)) = (&common.structured, &tools) {
+            let message = "it cannot be combined with 'tools', unless 'tool_choice' is 'none'";
+            return Err(ApiError::value(structured.param, "invalid_value", message));
+        }
+        let constrained = tools.as_ref().filter(|tools| tools.is_constrained()).map(|_| "tools");
+        common.check_ends(common.structured.as_ref().map(|s| s.param).or(constrained))?;
         unsupported(&mut f)?;
         f.finish()?;
         Ok(Self {
@@ -58,6 +68,7 @@ impl ChatRequest {
             logprobs,
             add_generation_prompt,
             template_kwargs,
+            tools,
             common,
         })
     }
@@ -93,12 +104,8 @@ type Harmless = fn(&Value) -> bool;
 
 /// The API's fields that are not implemented, and vLLM's, and the values with which they are no request.
 const UNSUPPORTED: &[(&str, Harmless)] = &[
-    ("tools", is_empty),
-    ("tool_choice", |v| matches!(v.as_str(), Some("none" | "auto"))),
-    ("parallel_tool_calls", Value::is_boolean),
     ("functions", is_empty),
     ("function_call", |v| matches!(v.as_str(), Some("none" | "auto"))),
-    ("response_format", |v| v.as_object().is_some_and(is_text_format)),
     ("reasoning_effort", |v| v.as_str() == Some("none")),
     ("verbosity", |v| v.as_str() == Some("medium")),
     ("modalities", |v| v.as_array().is_some_and(|m| m.len() == 1 && m[0] == "text")),
@@ -123,10 +130,6 @@ fn never(_: &Value) -> bool {
 
 fn is_empty(v: &Value) -> bool {
     v.as_array().is_some_and(Vec::is_empty)
-}
-
-fn is_text_format(format: &Map<String, Value>) -> bool {
-    format.len() == 1 && format.get("type").is_some_and(|t| t == "text")
 }
 
 fn unsupported(f: &mut Fields) -> Result<(), ApiError> {

@@ -20,17 +20,17 @@ use super::intake;
 use super::pieces::{Pieces, each};
 use super::prepare::Prepared;
 use super::state::App;
-use super::stream::{self, ChatChunks, Dialect};
+use super::stream::{self, Dialect};
 
 /// Answers a request, streaming or not.
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let (model, (prepared, echo)) = intake::prepared(&app, request, prepare).await?;
-    let Prepared { chat, submission } = prepared;
+    let Prepared { chat, submission, calls } = prepared;
     let active = app.enter()?;
     let generation = Generation::start(&model, &submission, "input", arrived, active)?;
     let identity = Identity::new("resp_", chat.target.name);
-    let pieces = Pieces::new(ChatChunks::new(1, submission.vocabulary, submission.wants_logprobs));
+    let pieces = Pieces::new(submission.vocabulary, submission.wants_logprobs, calls);
     let mut answer = Answer::new(echo.response(&identity), pieces, chat.common.stream);
     if chat.common.stream {
         let wants = stream::Wants { usage: true, keep_alive: app.limits.keep_alive };
@@ -38,7 +38,7 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
         return Ok(stream::respond(generation, identity, dialect, wants, app.watch_stage()));
     }
     let mut generation = generation;
-    each(&mut generation, app.watch_stage(), |added| _ = answer.added(&identity, added)).await?;
+    each(&mut generation, app.watch_stage(), |added| _ = answer.added(added)).await?;
     answer.end(generation.usage());
     respond(answer.response())
 }

@@ -11,8 +11,9 @@ use super::auth::Auth;
 use super::common::Sampling;
 use super::error::ApiError;
 use super::metrics::{EngineMetrics, HttpMetrics};
+use super::tools::{ToolFormat, ToolStyle};
 use crate::engine::{EngineHandle, TokenId};
-use crate::text::{PromptRenderer, Tokenizer};
+use crate::text::{Constraints, PromptRenderer, Tokenizer};
 
 /// A model that answers requests.
 pub struct ServedModel {
@@ -40,6 +41,10 @@ pub struct ServedModel {
     pub max_prompt_bytes: usize,
     /// LoRA adapters, where they are enabled.
     pub adapters: Option<Adapters>,
+    /// What compiles structured output.
+    pub constraints: Arc<Constraints>,
+    /// How it takes tools and writes calls, if that is known.
+    pub tool_style: Option<ToolStyle>,
     metrics: OnceLock<EngineMetrics>,
 }
 
@@ -73,6 +78,8 @@ impl ServedModel {
         let longest = (0..vocab_size as TokenId).map(|id| tokenizer.token_bytes(id).len()).max().unwrap_or(0);
         // Special tokens in the template stand for no text; ordinary tokens for `longest` at most.
         let max_prompt_bytes = engine.config().max_len().saturating_mul(longest.max(4));
+        let constraints = Constraints::new(Arc::clone(&tokenizer), vocab_size, eos.clone());
+        let tool_style = renderer.template().and_then(|template| ToolStyle::of_template(template.source()));
         Self {
             names,
             root,
@@ -86,8 +93,17 @@ impl ServedModel {
             seed,
             max_prompt_bytes,
             adapters: None,
+            constraints,
+            tool_style,
             metrics: OnceLock::new(),
         }
+    }
+
+    /// Reads calls in this format, whatever the chat template says.
+    pub fn with_tool_format(mut self, format: ToolFormat) -> Self {
+        let source = self.renderer.template().map_or("", |template| template.source());
+        self.tool_style = Some(ToolStyle::given(format, source));
+        self
     }
 
     /// Tokens of prompt and completion together.

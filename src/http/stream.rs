@@ -25,6 +25,7 @@ use super::error::ApiError;
 use super::generation::Generation;
 use super::responses;
 use super::state::Stage;
+use super::tools::{CallParser, deltas, finish_reason};
 use super::vocabulary::Vocabulary;
 use super::wire::{Chunk, ChunkChoice, Delta, Logprobs, Usage};
 
@@ -69,7 +70,7 @@ impl Dialect {
         let chunks = match self {
             Self::Chat(chat) => chat.chunks(identity, index, added, usage),
             Self::Text(text) => text.chunks(identity, index, added, usage),
-            Self::Responses(answer) => return own(answer.added(identity, added)),
+            Self::Responses(answer) => return own(answer.added(added)),
             Self::Messages(answer) => return own(answer.added(identity, added, generation.usage())),
         };
         chunks.iter().map(|chunk| event(chunk)).collect()
@@ -111,34 +112,54 @@ pub struct ChatChunks {
     begun: Vec<bool>,
     vocabulary: Vocabulary,
     logprobs: bool,
+    /// What reads the calls of each answer, where functions may be called.
+    calls: Vec<CallParser>,
 }
 
 impl ChatChunks {
-    /// For so many answers.
-    pub fn new(answers: usize, vocabulary: Vocabulary, logprobs: bool) -> Self {
-        Self { begun: vec![false; answers], vocabulary, logprobs }
+    /// For so many answers, whose calls are read by `calls`.
+    pub fn new(answers: usize, vocabulary: Vocabulary, logprobs: bool, calls: Option<CallParser>) -> Self {
+        let calls = calls.map_or_else(Vec::new, |calls| vec![calls; answers]);
+        Self { begun: vec![false; answers], vocabulary, logprobs, calls }
     }
 
     /// The JSON of the chunks that tell of `added`.
-    pub fn chunks(&mut self, identity: &Identity, index: usize, added: Added, usage: ChunkUsage) -> Vec<String> {
-        let mut chunks = Vec::new();
+    fn chunks(&mut self, identity: &Identity, index: usize, added: Added, usage: ChunkUsage) -> Vec<String> {
+        let choices = self.choices(index, added).into_iter();
+        choices.map(|choice| Self::chunk(identity, vec![choice], usage)).collect()
+    }
+
+    /// What the chunks that tell of `added` say, one choice each.
+    pub fn choices(&mut self, index: usize, added: Added) -> Vec<ChunkChoice> {
+        let mut choices = Vec::new();
         let mut push = |delta, logprobs, finish_reason| {
-            let choice = ChunkChoice { index: index as u32, delta, logprobs, finish_reason };
-            chunks.push(Self::chunk(identity, vec![choice], usage));
+            choices.push(ChunkChoice { index: index as u32, delta, logprobs, finish_reason });
         };
         if !std::mem::replace(&mut self.begun[index], true) {
-            let delta = Delta { role: Some("assistant"), content: Some(String::new()), refusal: Some(None) };
+            let content = Some(String::new());
+            let delta = Delta { role: Some("assistant"), content, refusal: Some(None), ..Delta::default() };
             push(delta, None, None);
         }
-        if !added.text.is_empty() || !added.tokens.is_empty() {
-            let content: Vec<_> = added.tokens.into_iter().map(|t| self.vocabulary.token_logprob(t)).collect();
-            let logprobs = (self.logprobs && !content.is_empty()).then_some(Logprobs { content, refusal: None });
+        let content: Vec<_> = added.tokens.into_iter().map(|t| self.vocabulary.token_logprob(t)).collect();
+        let mut logprobs = (self.logprobs && !content.is_empty()).then_some(Logprobs { content, refusal: None });
+        let mut calls = 0;
+        if let Some(parser) = self.calls.get_mut(index) {
+            let mut parts = parser.push(&added.text);
+            if added.finish_reason.is_some() {
+                parts.extend(parser.finish());
+            }
+            calls = parser.calls() as usize;
+            deltas(parts).for_each(|delta| push(delta, logprobs.take(), None));
+            if logprobs.is_some() {
+                push(Delta { content: Some(String::new()), ..Delta::default() }, logprobs, None);
+            }
+        } else if !added.text.is_empty() || logprobs.is_some() {
             push(Delta { content: Some(added.text), ..Delta::default() }, logprobs, None);
         }
         if let Some(reason) = added.finish_reason {
-            push(Delta::default(), None, Some(reason));
+            push(Delta::default(), None, Some(finish_reason(reason, calls)));
         }
-        chunks
+        choices
     }
 
     fn chunk(identity: &Identity, choices: Vec<ChunkChoice>, usage: ChunkUsage) -> String {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::state::ServedModel;
-use crate::engine::{AdapterLease, Request, SamplingParams, Task, TokenId};
+use crate::engine::{AdapterLease, Matcher, Request, SamplingParams, Task, TokenId};
 
 /// A name that is served.
 #[derive(Clone, Debug)]
@@ -44,9 +44,15 @@ impl Target {
         }
     }
 
-    /// A sequence for the engine.
-    pub fn sequence(&self, prompt: &Arc<[TokenId]>, task: Task, params: Arc<SamplingParams>) -> Request {
+    /// A sequence for the engine, whose text may be constrained.
+    pub fn sequence(
+        &self,
+        prompt: &Arc<[TokenId]>,
+        task: Task,
+        params: Arc<SamplingParams>,
+        constraint: Option<Box<dyn Matcher>>,
+    ) -> Request {
         let (prompt, adapter) = (Arc::clone(prompt), self.adapter.clone());
-        Request { prompt, task, params, priority: 0, cache_salt: None, adapter }
+        Request { prompt, task, params, priority: 0, cache_salt: None, adapter, constraint }
     }
 }

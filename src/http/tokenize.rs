@@ -16,6 +16,7 @@ use super::prompts::{encode_text, token_ids};
 use super::state::{App, ServedModel};
 use super::target::Target;
 use super::template;
+use super::tools::tell;
 use super::wire::{Detokenized, Tokenized};
 
 /// Token ids of a text or of a conversation.
@@ -54,6 +55,7 @@ fn tokens(model: &ServedModel, body: &[u8]) -> Result<Tokenized, ApiError> {
             }
             let extra = template::kwargs(&mut f)?;
             f.finish()?;
+            let messages = tell(model, messages, None)?.messages;
             render(model, &messages, add_generation_prompt, &extra)?
         }
         (Some(_), Some(_)) => {

@@ -42,10 +42,34 @@ pub struct Choice {
 pub struct Message {
     /// `assistant`.
     pub role: &'static str,
-    /// The text.
-    pub content: String,
+    /// The text; `null` if there are only calls.
+    pub content: Option<String>,
     /// Always written, always `null`.
     pub refusal: Option<String>,
+    /// Functions called, if any are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A function called.
+#[derive(Serialize)]
+pub struct ToolCall {
+    /// `call_…`.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Which, and how.
+    pub function: FunctionCall,
+}
+
+/// A function and its arguments.
+#[derive(Serialize)]
+pub struct FunctionCall {
+    /// Its name.
+    pub name: String,
+    /// A JSON object as text.
+    pub arguments: String,
 }
 
 /// One event of a stream.
@@ -91,6 +115,34 @@ pub struct Delta {
     /// `null` in the first chunk, else absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Option<String>>,
+    /// Part of a call.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
+}
+
+/// What a chunk adds to a call.
+#[derive(Serialize)]
+pub struct ToolCallDelta {
+    /// Which of the answer's calls.
+    pub index: u32,
+    /// In a call's first chunk only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, in a call's first chunk only.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
+    /// What is new.
+    pub function: FunctionDelta,
+}
+
+/// What a chunk adds to a function call.
+#[derive(Serialize)]
+pub struct FunctionDelta {
+    /// In a call's first chunk only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// More of the arguments' text.
+    pub arguments: String,
 }
 
 /// Log-probabilities of an answer or of a chunk.

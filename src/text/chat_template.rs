@@ -46,6 +46,7 @@ pub enum TemplateError {
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: Box<str>,
     has_generation_tags: bool,
 }
 
@@ -85,7 +86,12 @@ impl ChatTemplate {
             environment.add_filter("generation", move |said: String| format!("{open}{said}{close}"));
             environment.add_template_owned(MARKED, marked).map_err(broken)?;
         }
-        Ok(Self { environment, has_generation_tags })
+        Ok(Self { environment, source: source.into(), has_generation_tags })
+    }
+
+    /// The template as it was given.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Whether the template says by `{% generation %}` what the assistant says.
@@ -181,7 +187,7 @@ impl io::Write for Capped {
     }
 }
 
-fn from_json(json: &Json) -> Value {
+pub(super) fn from_json(json: &Json) -> Value {
     match json {
         Json::Null => Value::from(()),
         Json::Bool(b) => Value::from(*b),

@@ -6,6 +6,7 @@
 
 pub mod chat;
 pub mod chat_template;
+pub mod constraint;
 pub mod detokenizer;
 pub mod dialogue;
 pub mod export;
@@ -26,9 +27,11 @@ pub mod tokenizer;
 
 pub use chat::{ChatMessage, PromptError, PromptRenderer};
 pub use chat_template::{ChatTemplate, TemplateError};
+pub use constraint::{ConstraintError, Constraints, Spec, enforced_schema};
 pub use detokenizer::Detokenizer;
 pub use dialogue::Dialogue;
 pub use export::TokenizerFiles;
 pub use gguf_vocab::GgufVocab;
 pub use stop::{Piece, StopMatcher, StopOutcome, TextStream};
+pub use tojson::python_json;
 pub use tokenizer::{Rendered, Tokenizer, TokenizerError};

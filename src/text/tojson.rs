@@ -5,6 +5,23 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
+use super::chat_template::from_json;
+
+/// JSON as Python's `json.dumps` writes it by default, but for what is not ASCII, which stays as it is.
+pub fn python_json(value: &serde_json::Value) -> String {
+    let mut writer = Writer {
+        out: String::new(),
+        indent: None,
+        item: ", ".into(),
+        key: ": ".into(),
+        ensure_ascii: false,
+        sort_keys: false,
+        depth: 0,
+    };
+    writer.value(&from_json(value)).expect("what was JSON can be written as JSON");
+    writer.out
+}
+
 /// `value | tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`.
 pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<Value> = options.get("indent")?;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     // The engine knows of nobody.
     ("engine", &[]),
-    // Ids of tokens, blocks and adapters are the engine's; text knows tokens only.
-    ("text", &["engine::TokenId"]),
+    // Ids of tokens, blocks and adapters are the engine's; text knows tokens, and makes the masks that the engine asks for.
+    ("text", &["engine::Matcher", "engine::TokenId"]),
     // What the parts of a model are called is the format's affair.
     ("hub", &["model::weights::part_names"]),
     ("config", &[]),
@@ -50,7 +50,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
         &["ops/graph/", "ops/mod.rs", "ops/parameter.rs", "ops/quant/tests.rs", "ops/tape/", "train/"],
     ),
     (&["axum", "tower_http", "prometheus"], &["http/"]),
-    (&["tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
+    (&["llguidance", "tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "hf_hub", "ureq"], &["hub/"]),
     (&["sha2"], &["hub/", "http/auth.rs"]),

@@ -139,6 +139,7 @@ impl Scenario {
             adapter: random
                 .percent(10)
                 .then_some(AdapterLease::detached(AdapterSlot { index: 0, generation: random.between(1, 2) as u64 })),
+            constraint: None,
         };
         let generates = request.task != Task::Embed(Pooling::Mean)
             && request.task != Task::Embed(Pooling::Last)

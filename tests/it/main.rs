@@ -6,9 +6,11 @@
 mod allocation;
 mod architecture;
 mod config;
+mod constraints;
 mod cpu;
 mod determinism;
 mod e2e;
+mod engine_constraints;
 mod engine_counts;
 mod engine_faults;
 mod engine_property;

@@ -80,19 +80,20 @@ pub fn oracle_pooled(request: &Request) -> Option<Vec<f32>> {
     })
 }
 
-/// The first token from `token` on that the mask allows, and that does not stop too early if there is another.
+/// The first token from `token` on that the mask allows, and that does not stop too early if there is another; `None`
+/// if the mask allows none.
 pub(super) fn allowed(
     token: TokenId,
     params: &SamplingParams,
     generated: usize,
     mask: Option<&[u32]>,
     vocab_size: u32,
-) -> TokenId {
+) -> Option<TokenId> {
     let bit = |mask: &[u32], t: TokenId| mask.get(t as usize / 32).is_some_and(|word| word >> (t % 32) & 1 == 1);
     let masked = |t: &TokenId| mask.is_none_or(|mask| bit(mask, *t));
     let early = |t: &TokenId| generated < params.min_tokens as usize && params.stop_token_ids.contains(t);
     let mut from = (token..vocab_size).chain(0..token).filter(masked);
-    from.clone().find(|t| !early(t)).or_else(|| from.next()).unwrap_or(token)
+    from.clone().find(|t| !early(t)).or_else(|| from.next())
 }
 
 /// What a request must generate with the fake model, computed without an engine. `max_len` limits
@@ -106,7 +107,7 @@ pub fn oracle(request: &Request, max_len: usize, vocab_size: u32) -> (Vec<TokenI
     }
     loop {
         let token = next_token(&tokens, params, slot(request), vocab_size);
-        let token = allowed(token, params, tokens.len() - num_prompt, None, vocab_size);
+        let token = allowed(token, params, tokens.len() - num_prompt, None, vocab_size).unwrap_or(token);
         tokens.push(token);
         let output = tokens.len() - num_prompt;
         if params.stop_token_ids.contains(&token) {

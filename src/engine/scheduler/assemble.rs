@@ -58,7 +58,8 @@ impl Scheduler {
         if seq.num_computed < seq.tokens.len() {
             return Some(RowSource::Known);
         }
-        if seq.num_tokens() >= seq.max_len {
+        // The next mask depends on the token in flight.
+        if seq.num_tokens() >= seq.max_len || seq.guide.is_some() {
             return None;
         }
         let last = seq.last_row?;

@@ -20,8 +20,10 @@ impl Scheduler {
         }
         for (r, row) in record.rows.iter().zip(&input.rows) {
             let seq = self.seqs[r.slot].as_deref_mut().expect("a listed slot is taken");
-            // A token that is not known yet has no continuation. The last token of all needs no draft.
+            // A token that is not known yet has no continuation. The last token of all needs no draft. A constrained
+            // sequence has a mask for one token.
             let count = match row.tokens {
+                _ if seq.guide.is_some() => 0,
                 TokenSource::Host(_) => max.min(seq.max_len - seq.num_tokens()),
                 TokenSource::PreviousStep { .. } => 0,
             };

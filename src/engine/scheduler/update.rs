@@ -53,7 +53,10 @@ impl Scheduler {
                 RowOut::Failed(message) => message,
                 _ => "the executor's result is not what the row wanted".to_owned(),
             };
-            emit(Event::Failed(EngineError::Row(message)));
+            emit(Event::Failed(match seq.guide.as_ref().and_then(|guide| guide.stuck()) {
+                Some(reason) => EngineError::Constraint(reason.to_owned()),
+                None => EngineError::Row(message),
+            }));
             self.counters.failed += 1;
             return self.remove(row.slot);
         }
@@ -67,11 +70,17 @@ impl Scheduler {
             RowOut::Tokens(mut tokens) => {
                 let known = seq.tokens.len();
                 for sampled in tokens.drain(..) {
-                    seq.tokens.push(sampled.token);
+                    let token = sampled.token;
+                    seq.tokens.push(token);
                     emit(Event::Token(sampled));
                     finished = seq.finish_reason();
                     if finished.is_some() {
                         break;
+                    }
+                    if let Some(Err(reason)) = seq.guide.as_mut().map(|guide| guide.accept(token)) {
+                        emit(Event::Failed(EngineError::Constraint(reason)));
+                        self.counters.failed += 1;
+                        return self.remove(row.slot);
                     }
                 }
                 let new = &seq.tokens[known..];

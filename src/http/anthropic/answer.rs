@@ -30,7 +30,7 @@ pub struct Answer {
     /// Whether the last block is in progress.
     open: bool,
     /// The finish reason.
-    reason: String,
+    reason: Option<&'static str>,
     /// Which of the stop sequences ended it.
     stop: Option<usize>,
     events: String,
@@ -52,7 +52,7 @@ impl Answer {
             begun: false,
             blocks: Vec::new(),
             open: false,
-            reason: String::new(),
+            reason: None,
             stop: None,
             events: String::new(),
         }
@@ -73,8 +73,8 @@ impl Answer {
     }
 
     /// Takes `added` without telling of it.
-    pub fn take(&mut self, identity: &Identity, added: Added) {
-        self.read(identity, added);
+    pub fn take(&mut self, added: Added) {
+        self.read(added);
         self.events.clear();
     }
 
@@ -85,7 +85,7 @@ impl Answer {
             self.put("message_start", json!({"message": message}));
             self.events += PING;
         }
-        self.read(identity, added);
+        self.read(added);
         std::mem::take(&mut self.events)
     }
 
@@ -103,9 +103,9 @@ impl Answer {
         format!("event: error\ndata: {}\n\n", object(error, &self.request_id))
     }
 
-    fn read(&mut self, identity: &Identity, added: Added) {
+    fn read(&mut self, added: Added) {
         self.stop = added.stop.or(self.stop);
-        for piece in self.pieces.of(identity, added) {
+        for piece in self.pieces.of(added) {
             match piece {
                 Piece::Text { text, .. } => self.text(&text),
                 Piece::Call { id, name } => self.open(Block::ToolUse { id, name, input: String::new() }),
@@ -115,7 +115,7 @@ impl Answer {
                         self.delta(json!({"type": "input_json_delta", "partial_json": more}));
                     }
                 }
-                Piece::End(reason) => self.reason = reason,
+                Piece::End(reason) => self.reason = Some(reason),
             }
         }
     }
@@ -153,8 +153,7 @@ impl Answer {
 
     /// `null` as long as nothing has ended.
     fn stop_reason(&self) -> Option<&'static str> {
-        Some(match self.reason.as_str() {
-            "" => return None,
+        Some(match self.reason? {
             "tool_calls" => "tool_use",
             "length" if self.at_end_of_context => "model_context_window_exceeded",
             "length" => "max_tokens",

@@ -11,6 +11,7 @@ use crate::http::generation::Submission;
 use crate::http::prepare;
 use crate::http::request::ChatRequest;
 use crate::http::state::ServedModel;
+use crate::http::tools::CallParser;
 use crate::http::translation::{EXTENSIONS, Translation, one_of, refuse};
 
 /// A conversation that fits, ready to be submitted.
@@ -19,6 +20,8 @@ pub struct Prepared {
     pub chat: ChatRequest,
     /// The one answer.
     pub submission: Submission,
+    /// What reads its calls.
+    pub calls: Option<CallParser>,
     /// Whether the limit of the answer is the end of the context, and not what was asked for.
     pub at_end_of_context: bool,
 }
@@ -34,7 +37,7 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let max_tokens = u32::try_from(max_tokens).unwrap_or(u32::MAX);
     sampling(&mut f, &mut chat)?;
     f.finish()?;
-    let prepare::Prepared { chat, mut submission } = chat.prepare(model)?;
+    let prepare::Prepared { chat, mut submission, calls } = chat.prepare(model)?;
     chat.common.check_min_tokens(max_tokens)?;
     let mut at_end_of_context = false;
     for sequence in &mut submission.sequences {
@@ -42,7 +45,7 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
         at_end_of_context = params.max_tokens < max_tokens;
         params.max_tokens = params.max_tokens.min(max_tokens);
     }
-    Ok(Prepared { chat, submission, at_end_of_context })
+    Ok(Prepared { chat, submission, calls, at_end_of_context })
 }
 
 /// Counts the tokens of the prompt.

@@ -103,6 +103,8 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let scored = logprobs.filter(|_| *echo).max(common.prompt_logprobs);
     // The best are chosen by it.
     let sampled = logprobs.or((*best_of > common.n).then_some(0));
+    common.check_ends(common.structured.as_ref().map(|s| s.param))?;
+    let constraint = common.structured.as_ref().map(|s| s.compile(model)).transpose()?;
     let (mut sequences, mut echoes, mut scores) = (Vec::new(), Vec::new(), 0);
     for prompt in prompts {
         let tokens: Arc<[TokenId]> = encoding.encode(model, prompt, "prompt")?.into();
@@ -122,7 +124,7 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
             // In one body a prompt's choices share its scores; in a stream each waits for its own.
             let prompt_logprobs = scored.filter(|_| choice == 0 || common.stream);
             let params = Arc::new(SamplingParams { choice, ..params.clone() });
-            common.placed(target.sequence(&tokens, Task::Generate { prompt_logprobs }, params))
+            common.placed(target.sequence(&tokens, Task::Generate { prompt_logprobs }, params, constraint.clone()))
         }));
         echoes.push(echo.then(|| {
             let verbatim = match prompt {

@@ -1,15 +1,12 @@
 //! A response while it is generated. The object that is returned whole is the one the events of a stream tell of.
 
-use serde_json::Value;
-
 use super::wire::{Event, Failure, Incomplete, Item, Part, Response};
-use crate::http::chat::Identity;
 use crate::http::choice::Added;
 use crate::http::error::ApiError;
 use crate::http::pieces::{Piece, Pieces};
 use crate::http::prepare::new_id;
 use crate::http::state::unix_seconds;
-use crate::http::wire::Usage;
+use crate::http::wire::{TokenLogprob, Usage};
 
 /// The response so far.
 pub struct Answer {
@@ -18,7 +15,7 @@ pub struct Answer {
     /// Whether the last item of the output is in progress.
     open: bool,
     /// The finish reason.
-    reason: String,
+    reason: Option<&'static str>,
     events: Events,
 }
 
@@ -48,7 +45,7 @@ impl Answer {
     /// `response` has no output yet. Only if `streaming` are there events.
     pub fn new(response: Response, pieces: Pieces, streaming: bool) -> Self {
         let events = Events { streaming, text: String::new(), next: 0 };
-        Self { response, pieces, open: false, reason: String::new(), events }
+        Self { response, pieces, open: false, reason: None, events }
     }
 
     /// The object.
@@ -57,9 +54,9 @@ impl Answer {
     }
 
     /// The events that tell of `added`.
-    pub fn added(&mut self, identity: &Identity, added: Added) -> String {
+    pub fn added(&mut self, added: Added) -> String {
         self.begin();
-        for piece in self.pieces.of(identity, added) {
+        for piece in self.pieces.of(added) {
             self.add(piece);
         }
         self.events.take()
@@ -71,7 +68,7 @@ impl Answer {
         if self.response.output.is_empty() {
             self.open_message();
         }
-        let cut = self.reason == "length";
+        let cut = self.reason == Some("length");
         let status = if cut { "incomplete" } else { "completed" };
         self.close(status);
         self.response.status = status;
@@ -136,12 +133,15 @@ impl Answer {
                     });
                 }
             }
-            Piece::End(reason) => self.reason = reason,
+            Piece::End(reason) => self.reason = Some(reason),
         }
     }
 
-    fn text(&mut self, more: &str, logprobs: Vec<Value>) {
+    fn text(&mut self, more: &str, logprobs: Vec<TokenLogprob>) {
         if !matches!(self.response.output.last(), Some(Item::Message { .. })) {
+            if more.is_empty() {
+                return;
+            }
             self.close("completed");
             self.open_message();
         }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::http::wire::Usage;
+use crate::http::wire::{TokenLogprob, Usage};
 
 /// The whole object. Fields that OpenAI has and this server does not are `null` or at their defaults.
 #[derive(Serialize)]
@@ -165,7 +165,7 @@ pub struct Part {
     /// Always empty.
     pub annotations: [(); 0],
     /// Empty unless asked for.
-    pub logprobs: Vec<Value>,
+    pub logprobs: Vec<TokenLogprob>,
 }
 
 impl Part {
@@ -209,7 +209,7 @@ pub struct Event<'a> {
     pub text: Option<&'a str>,
     /// Of the delta, or of the whole text.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub logprobs: Option<&'a [Value]>,
+    pub logprobs: Option<&'a [TokenLogprob]>,
     /// Of the function.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<&'a str>,

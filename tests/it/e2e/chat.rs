@@ -12,6 +12,8 @@ async fn a_client_is_served() {
     stop_strings(&server).await;
     choices(&server).await;
     logprobs(&server).await;
+    structured(&server).await;
+    tools(&server).await;
     bad_requests(&server).await;
 }
 
@@ -50,6 +52,70 @@ async fn turns(server: &Server) {
     assert!(cached(&second) >= 32, "{second}");
     assert!(cached(&second) < second["usage"]["prompt_tokens"].as_u64().unwrap());
     assert_eq!(said(&second, 0), said(&server.chat(&body).await, 0), "an answer does not depend on the cache");
+}
+
+/// Answers of the real model match their schema, streamed or not.
+async fn structured(server: &Server) {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 30},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+            "colours": {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "maxItems": 3},
+        },
+        "required": ["name", "age", "colours"],
+        "additionalProperties": false,
+    });
+    let mut body = ask("Describe a person called Ann, who is 33 and likes red and blue.", 120, 5);
+    body["response_format"] =
+        json!({"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": true}});
+    body["n"] = json!(2);
+    let answer = server.chat(&body).await;
+    let chunks = server.stream(&body).await.rest().await;
+    for index in 0..2 {
+        let (text, reason) = said(&answer, index);
+        assert_eq!(reason.as_deref(), Some("stop"), "{text}");
+        let person: Value = serde_json::from_str(&text).unwrap();
+        assert!(person["name"].as_str().unwrap().chars().count() <= 30, "{person}");
+        assert!((0..=150).contains(&person["age"].as_i64().unwrap()), "{person}");
+        let colours = person["colours"].as_array().unwrap();
+        assert!(colours.len() <= 3 && colours.iter().all(|c| ["red", "green", "blue"].contains(&c.as_str().unwrap())));
+        assert_eq!(person.as_object().unwrap().len(), 3);
+        assert_eq!(spelled(&chunks, index as u64), (text, reason));
+    }
+    // Nobody spoke of JSON.
+    let mut body = ask("What is the capital of France?", 200, 6);
+    body["response_format"] = json!({"type": "json_object"});
+    let (text, reason) = said(&server.chat(&body).await, 0);
+    assert!(reason.as_deref() == Some("length") || serde_json::from_str::<Value>(&text).unwrap().is_object(), "{text}");
+    body["response_format"] = Value::Null;
+    body["structured_outputs"] = json!({"choice": ["Paris", "Rome"]});
+    assert_eq!(said(&server.chat(&body).await, 0), ("Paris".to_owned(), Some("stop".to_owned())));
+}
+
+/// The real model calls what it must call, and arguments are right.
+async fn tools(server: &Server) {
+    let mut body = ask("What is the weather in Paris?", 100, 7);
+    body["tools"] = json!([{"type": "function", "function": {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}},
+                       "required": ["city"], "additionalProperties": false},
+    }}]);
+    body["tool_choice"] = json!("required");
+    body["parallel_tool_calls"] = json!(false);
+    let answer = server.chat(&body).await;
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
+    let call = &choice["message"]["tool_calls"][0];
+    assert_eq!(call["function"]["name"], "get_weather");
+    let arguments: Value = serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
+    assert!(arguments["city"].is_string(), "{arguments}");
+    let messages = body["messages"].as_array_mut().unwrap();
+    messages.push(choice["message"].clone());
+    messages.push(json!({"role": "tool", "tool_call_id": call["id"], "content": "{\"celsius\": 21}"}));
+    body["tool_choice"] = json!("none");
+    let (text, _) = said(&server.chat(&body).await, 0);
+    assert!(!text.trim().is_empty());
 }
 
 async fn stop_strings(server: &Server) {

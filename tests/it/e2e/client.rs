@@ -52,6 +52,8 @@ async fn the_openai_client_is_served() {
         "log-probabilities",
         "best of four",
         "dimensions",
+        ".parse()",
+        "get_weather(",
         "BadRequestError",
         "NotFoundError",
     ] {

@@ -5,12 +5,14 @@ mod anthropic;
 mod auth;
 mod chat;
 mod completions;
+mod constraints;
 mod embeddings;
 mod errors;
 mod fields;
 mod operations;
 mod responses;
 mod streaming;
+mod tools;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,7 +33,7 @@ pub const END: TokenId = 257;
 pub const VOCAB: usize = 258;
 pub const MAX_LEN: usize = 512;
 
-const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+pub const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
                         {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /// GPT-2's printable stand-in for each byte.
@@ -43,8 +45,8 @@ fn byte_char(byte: u8) -> char {
     }
 }
 
-/// A tokenizer with one token a byte and the two of ChatML.
-pub fn renderer() -> PromptRenderer {
+/// A tokenizer with one token a byte and the two of ChatML, and a chat template.
+pub fn renderer(template: &str) -> PromptRenderer {
     let dir = tempfile::tempdir().unwrap();
     let vocab: serde_json::Map<String, Value> =
         (0..=255u8).map(|b| (byte_char(b).to_string(), json!(u32::from(b)))).collect();
@@ -59,7 +61,7 @@ pub fn renderer() -> PromptRenderer {
         "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
     });
-    let config = json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE});
+    let config = json!({"eos_token": "<|im_end|>", "chat_template": template});
     std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
     std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     PromptRenderer::from_dir(dir.path()).unwrap()
@@ -75,13 +77,25 @@ pub struct Setup {
     pub drain: Duration,
     pub load: bool,
     pub auth: Option<Auth>,
+    pub template: &'static str,
+    pub max_model_len: usize,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let limits = Limits { max_body: 64 << 10, ..Limits::default() };
         let drain = Duration::from_secs(20);
-        Self { answer: "Hello, wörld!", max_num_seqs: 8, max_queued: 64, limits, drain, load: true, auth: None }
+        Self {
+            answer: "Hello, wörld!",
+            max_num_seqs: 8,
+            max_queued: 64,
+            limits,
+            drain,
+            load: true,
+            auth: None,
+            template: TEMPLATE,
+            max_model_len: MAX_LEN,
+        }
     }
 }
 
@@ -108,7 +122,7 @@ impl Server {
         let config = EngineConfig {
             max_num_seqs: setup.max_num_seqs,
             max_num_batched_tokens: 128,
-            max_model_len: MAX_LEN,
+            max_model_len: setup.max_model_len,
             num_blocks: 256,
             enable_prefix_caching: true,
             speculation: Speculation::default(),
@@ -116,7 +130,7 @@ impl Server {
             max_queued_tokens: 1 << 20,
         };
         let (engine, _thread) = spawn(config, Box::new(executor));
-        let renderer = Arc::new(renderer());
+        let renderer = Arc::new(renderer(setup.template));
         let model = ServedModel::new(ModelParts {
             names: vec!["test/model".into(), "alias".into()],
             root: "somewhere".into(),
