@@ -18,12 +18,15 @@ use super::executor::{
     Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, StepInput, StepOutput, Ticket, TokenSource,
     Want,
 };
-use super::types::{AdapterSlot, BLOCK_SIZE, Pooling, SeqId, TokenId};
+use super::types::{AdapterSlot, BLOCK_SIZE, Pooling, SamplingParams, SeqId, TokenId};
 use model::allowed;
 pub use model::{FAKE_HIDDEN, fake_hidden, next_token, oracle, oracle_pooled, oracle_scores, score_token};
 
 /// The output token at an index of a prompt; `None` leaves it to the hash.
 pub type Script = Box<dyn Fn(&[TokenId], usize) -> Option<TokenId> + Send>;
+
+/// Sequences that [`FakeControl::begun`] remembers.
+const MAX_BEGUN: usize = 64;
 
 /// How a step should fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,7 @@ struct Control {
     rows: AtomicU64,
     tokens: AtomicU64,
     max_rows: AtomicU64,
+    begun: Mutex<VecDeque<Arc<SamplingParams>>>,
     faults: Mutex<HashMap<u64, Fault>>,
     gate: Mutex<Gate>,
     opened: Condvar,
@@ -81,6 +85,19 @@ impl FakeControl {
     /// Rows of the largest step.
     pub fn max_rows(&self) -> u64 {
         self.0.max_rows.load(Relaxed)
+    }
+
+    /// Parameters of the sequences that sampled their first token, in this order; the last few.
+    pub fn begun(&self) -> Vec<Arc<SamplingParams>> {
+        lock(&self.0.begun).iter().cloned().collect()
+    }
+
+    fn begins(&self, params: &Arc<SamplingParams>) {
+        let mut begun = lock(&self.0.begun);
+        if begun.len() == MAX_BEGUN {
+            begun.pop_front();
+        }
+        begun.push_back(Arc::clone(params));
     }
 
     /// Makes the step with this number fail.
@@ -412,6 +429,9 @@ impl Executor for FakeExecutor {
         for row in &request.rows {
             if matches!(output.rows[row.row], RowOut::Failed(_)) {
                 continue;
+            }
+            if row.position == row.num_prompt {
+                self.control.begins(row.params);
             }
             output.rows[row.row] = match self.sample_row(row) {
                 Ok(sampled) => {

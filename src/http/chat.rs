@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::error::ApiError;
 use super::generation::Generation;
 use super::intake;
-use super::prepare::{Prepared, prepare, random};
+use super::prepare::{Prepared, new_id, prepare};
 use super::state::{App, Stage, unix_seconds};
 use super::stream::{self, ChatChunks, Dialect};
 use super::tools::{Answered, finish_reason};
@@ -31,9 +31,9 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A new one; `kind` is what the id begins with.
+    /// A new one; `kind` is what the id begins with, such as `chatcmpl-`.
     pub fn new(kind: &str, model: String) -> Self {
-        Self { id: format!("{kind}-{:016x}{:016x}", random(), random()), created: unix_seconds(), model }
+        Self { id: new_id(kind), created: unix_seconds(), model }
     }
 }
 
@@ -44,7 +44,7 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let Prepared { chat, submission, calls } = prepared;
     let active = app.enter()?;
     let mut generation = Generation::start(&model, &submission, "messages", arrived, active)?;
-    let identity = Identity::new("chatcmpl", chat.target.name);
+    let identity = Identity::new("chatcmpl-", chat.target.name);
     let (common, vocabulary) = (chat.common, submission.vocabulary);
     if common.stream {
         let chunks = ChatChunks::new(generation.len(), vocabulary, submission.wants_logprobs, calls);

@@ -23,6 +23,8 @@ pub struct Added {
     pub prompt: Vec<Scored>,
     /// Why it ended, with the last piece.
     pub finish_reason: Option<&'static str>,
+    /// Which of the stop strings ended it, if one did.
+    pub stop: Option<usize>,
 }
 
 /// An answer being generated.
@@ -177,6 +179,7 @@ impl Choice {
     /// Adds a piece and the log-probabilities of what it shows. True if a stop string ended the answer.
     fn shown(&mut self, piece: Piece, added: &mut Added) -> bool {
         let stopped = piece.stopped.is_some();
+        added.stop = piece.stopped;
         self.returned += piece.text.len();
         added.text += &piece.text;
         while let Some(bytes) = self.pending.front().map(|shown| shown.bytes.len())

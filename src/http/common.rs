@@ -1,12 +1,15 @@
 //! The fields that all requests for text have in common.
 
+use std::sync::Arc;
+
 use serde_json::Value;
+use tracing::field::debug;
 
 use super::error::{ApiError, quote};
 use super::fields::{Fields, check_length, integer, number, wrong_type};
 use super::state::ServedModel;
 use super::structured::Structured;
-use crate::engine::{SamplingParams, TokenId};
+use crate::engine::{Request, SamplingParams, TokenId};
 
 /// How to generate, and how to tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +40,10 @@ pub struct Common {
     pub skip_special_tokens: bool,
     /// Whether log-probabilities name tokens by their ids.
     pub return_tokens_as_token_ids: bool,
+    /// Lower runs first; from 0, which is ordinary, so that nobody can go before the others.
+    pub priority: i32,
+    /// Whose prompts share what is cached: those with the same salt, or without one.
+    pub cache_salt: Option<Arc<str>>,
     /// What the text must be.
     pub structured: Option<Structured>,
 }
@@ -62,6 +69,8 @@ pub struct Sampling {
 
 const MAX_LOGIT_BIAS: usize = 1024;
 const MAX_STOP_TOKEN_IDS: usize = 128;
+const MAX_PRIORITY: i64 = 1000;
+const MAX_SALT: usize = 512;
 
 /// Most tokens that log-probabilities of a prompt may list for each.
 const MAX_PROMPT_LOGPROBS: i64 = 20;
@@ -91,10 +100,17 @@ impl Common {
             prompt_logprobs,
             skip_special_tokens: f.bool("skip_special_tokens")?.unwrap_or(true),
             return_tokens_as_token_ids: f.bool("return_tokens_as_token_ids")?.unwrap_or(false),
+            priority: f.integer("priority", 0, MAX_PRIORITY)?.unwrap_or(0) as i32,
+            cache_salt: cache_salt(f)?,
             structured: Structured::parse(f)?,
         };
         labels(f)?;
         Ok(common)
+    }
+
+    /// The sequence in the place the request asks for.
+    pub fn placed(&self, sequence: Request) -> Request {
+        Request { priority: self.priority, cache_salt: self.cache_salt.clone(), ..sequence }
     }
 
     /// Refuses to go on after the end of a text that has one: `by` is the field that says where.
@@ -182,6 +198,14 @@ fn stop(f: &mut Fields) -> Result<Vec<String>, ApiError> {
     values.into_iter().map(string).collect()
 }
 
+fn cache_salt(f: &mut Fields) -> Result<Option<Arc<str>>, ApiError> {
+    let salt = f.short_string("cache_salt", MAX_SALT)?;
+    if salt.as_ref().is_some_and(String::is_empty) {
+        return Err(ApiError::value("cache_salt", "string_below_min_length", "a salt must not be empty"));
+    }
+    Ok(salt.map(Arc::from))
+}
+
 fn stop_token_ids(f: &mut Fields, vocab_size: usize) -> Result<Vec<TokenId>, ApiError> {
     let values = f.array("stop_token_ids")?.unwrap_or_default();
     if values.len() > MAX_STOP_TOKEN_IDS {
@@ -241,11 +265,15 @@ fn sampling(f: &mut Fields) -> Result<Sampling, ApiError> {
     })
 }
 
-/// Fields that say who asks, not what: checked and otherwise ignored.
+/// Fields that say who asks, not what: checked, and told to the request's span. Written as `Debug` does it, so that
+/// none can forge a line of a log.
 pub fn labels(f: &mut Fields) -> Result<(), ApiError> {
-    f.short_string("user", 512)?;
-    f.short_string("safety_identifier", 64)?;
-    f.short_string("prompt_cache_key", 512)?;
+    let span = tracing::Span::current();
+    for (name, max) in [("user", 512), ("safety_identifier", 64), ("prompt_cache_key", 512)] {
+        if let Some(label) = f.short_string(name, max)? {
+            span.record(name, debug(label));
+        }
+    }
     let metadata = f.object("metadata")?.map(Fields::into_map).unwrap_or_default();
     if metadata.len() > 16 {
         return Err(ApiError::value("metadata", "object_above_max_properties", "expected at most 16 pairs"));
@@ -257,6 +285,9 @@ pub fn labels(f: &mut Fields) -> Result<(), ApiError> {
             Value::String(s) => check_length(&param, s, 512)?,
             other => return Err(wrong_type(param, "a string", other)),
         }
+    }
+    if !metadata.is_empty() {
+        span.record("metadata", debug(metadata));
     }
     Ok(())
 }

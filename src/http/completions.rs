@@ -27,7 +27,7 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let (model, prepared) = intake::prepared(&app, request, prepare).await?;
     let active = app.enter()?;
     let mut generation = Generation::start(&model, &prepared.submission, "prompt", arrived, active)?;
-    let identity = Identity::new("cmpl", prepared.request.target.name.clone());
+    let identity = Identity::new("cmpl-", prepared.request.target.name.clone());
     if prepared.request.common.stream {
         generation.begun(app.limits.keep_alive, app.watch_stage()).await?;
         let wants = stream::Wants { usage: prepared.request.common.include_usage, keep_alive: app.limits.keep_alive };

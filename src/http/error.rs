@@ -30,10 +30,6 @@ impl std::fmt::Display for RateLimit {
     }
 }
 
-/// The code of the error that a response tells: for the metrics.
-#[derive(Clone, Copy, Debug)]
-pub struct ErrorCode(pub &'static str);
-
 /// Anything a client can be told. Messages never hold prompts, paths or keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -283,6 +279,24 @@ impl ApiError {
         }
     }
 
+    /// The same error of a request whose fields have other names: `rename` turns the path of a field.
+    pub fn renamed(mut self, rename: impl FnOnce(&str) -> String) -> Self {
+        match &mut self {
+            Self::Missing(param)
+            | Self::Unknown(param)
+            | Self::Unsupported { param, .. }
+            | Self::Type { param, .. }
+            | Self::Value { param, .. } => *param = rename(param),
+            Self::ContextLength { param, message } => {
+                let renamed = rename(param);
+                *message = message.replace(&**param, &renamed);
+                *param = renamed.into();
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// `{"error":{…}}`, the same in a body and in a stream.
     pub fn to_json(&self) -> String {
         self.json(None)
@@ -328,7 +342,6 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.to_json()));
         *response.status_mut() = self.status();
-        response.extensions_mut().insert(ErrorCode(self.code()));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after() {
@@ -341,6 +354,8 @@ impl IntoResponse for ApiError {
             // The rest of the body is unread: the connection cannot carry another request.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        // For the metrics, and for an API that spells errors in another way.
+        response.extensions_mut().insert(self);
         response
     }
 }

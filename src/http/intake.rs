@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
+use tracing::dispatcher::{self, Dispatch};
 
 use super::body;
 use super::error::ApiError;
@@ -29,12 +30,14 @@ pub async fn prepared<T: Send + 'static>(
 ) -> Result<(Arc<ServedModel>, T), ApiError> {
     let (model, bytes) = receive(app, request).await?;
     let permit = Arc::clone(&app.preparing).acquire_owned().await.map_err(|_| ApiError::Internal)?;
-    let span = tracing::Span::current();
+    // Labels of the request, and what is logged of it, belong to its span there too.
+    let (subscriber, span) = (dispatcher::get_default(Dispatch::clone), tracing::Span::current());
     let work = move || {
-        let _entered = span.enter();
         // Held until the work is done, even when the client has gone.
         let _permit = permit;
-        prepare(&model, &bytes).map(|prepared| (model, prepared))
+        let prepare = || prepare(&model, &bytes);
+        let prepared = dispatcher::with_default(&subscriber, || span.in_scope(prepare));
+        prepared.map(|prepared| (model, prepared))
     };
     tokio::task::spawn_blocking(work).await.map_err(|e| {
         tracing::error!("preparing a request failed: {e}");

@@ -2,6 +2,7 @@
 //! become responses, and every refusal is the same error object.
 
 pub mod adapters;
+mod anthropic;
 mod auth;
 mod body;
 mod caller;
@@ -21,20 +22,24 @@ mod messages;
 pub mod metrics;
 mod models;
 mod page;
+mod pieces;
 mod prepare;
 mod probes;
 mod prompts;
 pub mod request;
+mod responses;
 mod router;
 mod server;
 pub mod state;
 mod stream;
 mod structured;
 mod target;
+mod template;
 mod tenant;
 mod tls;
 mod tokenize;
 mod tools;
+mod translation;
 mod vocabulary;
 mod wire;
 

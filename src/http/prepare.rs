@@ -29,12 +29,18 @@ pub struct Prepared {
 
 /// Parses, validates, renders and tokenises.
 pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
-    let mut chat = ChatRequest::parse(fields::parse(body)?, model)?;
+    prepare_value(model, fields::parse(body)?)
+}
+
+/// The same of a body that is JSON already.
+pub fn prepare_value(model: &ServedModel, body: Value) -> Result<Prepared, ApiError> {
+    let mut chat = ChatRequest::parse(body, model)?;
     let tool_bytes = chat.tools.as_ref().map_or(0, Tools::bytes);
     check_bytes(model, chat.prompt_bytes + tool_bytes, "messages")?;
     let messages = std::mem::take(&mut chat.messages);
-    let Told { messages, variables, constraint, calls } = tell(model, messages, chat.tools.as_ref())?;
-    let prompt: Arc<[TokenId]> = render(model, &messages, true, &variables)?.into();
+    let Told { messages, mut variables, constraint, calls } = tell(model, messages, chat.tools.as_ref())?;
+    variables.extend(std::mem::take(&mut chat.template_kwargs));
+    let prompt: Arc<[TokenId]> = render(model, &messages, chat.add_generation_prompt, &variables)?.into();
     let max_tokens = completion_limit(model.max_len(), prompt.len(), chat.max_tokens, "messages")?;
     let common = &chat.common;
     common.check_min_tokens(max_tokens)?;
@@ -47,7 +53,8 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
         // The prompt is the same for all choices: one of them has it scored.
         let prompt_logprobs = common.prompt_logprobs.filter(|_| choice == 0);
         let params = Arc::new(SamplingParams { choice, ..params.clone() });
-        chat.target.sequence(&prompt, Task::Generate { prompt_logprobs }, params, constraint.clone())
+        let task = Task::Generate { prompt_logprobs };
+        common.placed(chat.target.sequence(&prompt, task, params, constraint.clone()))
     };
     let submission = Submission {
         sequences: (0..common.n).map(sequence).collect(),
@@ -120,6 +127,11 @@ pub fn completion_limit(limit: usize, prompt: usize, asked: Option<u32>, param: 
         None => return Ok(u32::try_from(room).unwrap_or(u32::MAX)),
     };
     Err(ApiError::ContextLength { param: param.into(), message })
+}
+
+/// An id: what it begins with, and 128 random bits.
+pub fn new_id(prefix: &str) -> String {
+    format!("{prefix}{:016x}{:016x}", random(), random())
 }
 
 /// A random number from the system.

@@ -1,7 +1,7 @@
 //! The body of `POST /v1/chat/completions`, from wire to validated [`ChatRequest`]. Every field of
 //! the API is honoured, accepted as a label, or refused by name.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::common::Common;
 pub use super::common::Sampling;
@@ -10,6 +10,7 @@ use super::fields::Fields;
 use super::messages;
 use super::state::ServedModel;
 use super::target::Target;
+use super::template;
 use super::tools::Tools;
 use crate::text::ChatMessage;
 
@@ -26,6 +27,10 @@ pub struct ChatRequest {
     pub max_tokens: Option<u32>,
     /// Log-probabilities, and of how many alternatives.
     pub logprobs: Option<u32>,
+    /// Whether the prompt ends where the assistant begins to speak.
+    pub add_generation_prompt: bool,
+    /// Further variables of the chat template.
+    pub template_kwargs: Map<String, Value>,
     /// Functions that may be called.
     pub tools: Option<Tools>,
     /// What all requests for text have.
@@ -43,6 +48,8 @@ impl ChatRequest {
         let (messages, prompt_bytes) = messages::parse(f.require("messages")?)?;
         let max_tokens = max_tokens(&mut f)?;
         let logprobs = logprobs(&mut f)?;
+        let add_generation_prompt = f.bool("add_generation_prompt")?.unwrap_or(true);
+        let template_kwargs = template::kwargs(&mut f)?;
         let common = Common::parse(&mut f, model.vocab_size)?;
         let tools = Tools::parse(&mut f)?;
         if let (Some(structured), Some(_)) = (&common.structured, &tools) {
@@ -53,7 +60,17 @@ impl ChatRequest {
         common.check_ends(common.structured.as_ref().map(|s| s.param).or(constrained))?;
         unsupported(&mut f)?;
         f.finish()?;
-        Ok(Self { target, messages, prompt_bytes, max_tokens, logprobs, tools, common })
+        Ok(Self {
+            target,
+            messages,
+            prompt_bytes,
+            max_tokens,
+            logprobs,
+            add_generation_prompt,
+            template_kwargs,
+            tools,
+            common,
+        })
     }
 }
 
@@ -85,7 +102,7 @@ fn logprobs(f: &mut Fields) -> Result<Option<u32>, ApiError> {
 /// Whether a value of a field that is not implemented asks for nothing.
 type Harmless = fn(&Value) -> bool;
 
-/// The API's fields that are not implemented, and the values with which they are no request.
+/// The API's fields that are not implemented, and vLLM's, and the values with which they are no request.
 const UNSUPPORTED: &[(&str, Harmless)] = &[
     ("functions", is_empty),
     ("function_call", |v| matches!(v.as_str(), Some("none" | "auto"))),
@@ -100,6 +117,11 @@ const UNSUPPORTED: &[(&str, Harmless)] = &[
     ("service_tier", |v| matches!(v.as_str(), Some("auto" | "default"))),
     ("prompt_cache_retention", |v| matches!(v.as_str(), Some("in_memory" | "in-memory"))),
     ("prompt_cache_options", never),
+    ("continue_final_message", |v| v == false),
+    ("echo", |v| v == false),
+    ("add_special_tokens", |v| v == false),
+    ("documents", is_empty),
+    ("chat_template", never),
 ];
 
 fn never(_: &Value) -> bool {

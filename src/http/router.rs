@@ -16,12 +16,16 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use super::error::{ApiError, ErrorCode, quote};
-use super::prepare::random;
+use super::error::{ApiError, quote};
+use super::prepare::new_id;
 use super::state::{App, Limits};
-use super::{adapters, auth, chat, completions, embeddings, models, page, probes, tokenize};
+use super::{adapters, anthropic, auth, chat, completions, embeddings, models, page, probes, responses, tokenize};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The request's id, for handlers that write it into what they answer.
+#[derive(Clone)]
+pub struct RequestId(pub String);
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
@@ -33,6 +37,9 @@ pub fn router(app: Arc<App>) -> Router {
     let mut router = page
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/messages", post(anthropic::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
@@ -97,40 +104,48 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
 }
 
 /// Gives every response the request's id, or a new one, and counts it. All that is logged meanwhile is logged with the
-/// id, and with the trace that the client has it in.
-async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// id, the labels of the request, and the trace that the client has it in.
+async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
-    let id = request.headers().get(&REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
-    let id = id.unwrap_or_else(|| {
-        HeaderValue::try_from(format!("req_{:016x}{:016x}", random(), random())).expect("hexadecimal digits")
-    });
+    let id = request.headers().get(&REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
+    let id = id.and_then(|id| id.to_str().ok()).map_or_else(|| new_id("req_"), str::to_owned);
     // The pattern, so that clients cannot make up label values.
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |p| p.as_str().to_owned());
     let trace = request.headers().get("traceparent").and_then(|value| Trace::parse(value.to_str().ok()?));
     let span = tracing::info_span!(
         "request",
-        id = id.to_str().unwrap_or_default(),
+        request_id = id,
         route,
         key = Empty,
         trace_id = Empty,
-        parent_id = Empty
+        parent_id = Empty,
+        user = Empty,
+        safety_identifier = Empty,
+        prompt_cache_key = Empty,
+        metadata = Empty
     );
     if let Some(trace) = trace {
         span.record("trace_id", trace.id).record("parent_id", trace.parent);
     }
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let dialect = anthropic::is_path(request.uri().path());
     let handled = async {
-        let response = match too_many_headers(request.headers(), &app.limits) {
+        let mut response = match too_many_headers(request.headers(), &app.limits) {
             Some(error) => error.into_response(),
             None => next.run(request).await,
         };
         let (status, seconds) = (response.status().as_u16(), begun.elapsed().as_secs_f64());
-        let error = response.extensions().get::<ErrorCode>().map(|code| code.0);
-        app.metrics.response(&route, status, error);
-        tracing::debug!(status, seconds, error, "response");
+        let error = response.extensions_mut().remove::<ApiError>();
+        let code = error.as_ref().map(ApiError::code);
+        app.metrics.response(&route, status, code);
+        tracing::debug!(status, seconds, error = code, "response");
+        if let Some(error) = error.filter(|_| dialect) {
+            anthropic::spell(&mut response, &error, &id);
+        }
         response
     };
     let mut response = handled.instrument(span).await;
-    response.headers_mut().insert(REQUEST_ID, id);
+    response.headers_mut().insert(REQUEST_ID, HeaderValue::try_from(id).expect("checked, or hexadecimal digits"));
     response
 }
 
@@ -170,7 +185,10 @@ fn is_request_id(id: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use axum::body::to_bytes;
+
     use super::*;
 
     #[test]
@@ -192,5 +210,14 @@ mod tests {
         ] {
             assert_eq!(Trace::parse(&wrong), None, "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_as_any_other() {
+        let response = panicked(Box::new("secret"));
+        assert_eq!(response.status().as_u16(), 500);
+        assert_eq!(response.extensions().get::<ApiError>(), Some(&ApiError::Internal));
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        assert_eq!(std::str::from_utf8(&body).unwrap(), ApiError::Internal.to_json());
     }
 }

@@ -17,11 +17,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
+use super::anthropic;
 use super::chat::{Identity, deadline};
 use super::choice::Added;
 use super::completions::TextChunks;
 use super::error::ApiError;
 use super::generation::Generation;
+use super::responses;
 use super::state::Stage;
 use super::tools::{CallParser, deltas, finish_reason};
 use super::vocabulary::Vocabulary;
@@ -47,26 +49,62 @@ pub enum Dialect {
     Chat(ChatChunks),
     /// Completions.
     Text(TextChunks),
+    /// Responses.
+    Responses(Box<responses::Answer>),
+    /// Anthropic's messages.
+    Messages(Box<anthropic::Answer>),
 }
 
 /// `usage` of a chunk: absent, `null`, or the counts.
 pub type ChunkUsage = Option<Option<Usage>>;
 
 impl Dialect {
-    /// The JSON of the chunks that tell of `added`.
-    fn chunks(&mut self, identity: &Identity, index: usize, added: Added, usage: ChunkUsage) -> Vec<String> {
-        match self {
+    /// The events that tell of `added`.
+    fn added(
+        &mut self,
+        identity: &Identity,
+        index: usize,
+        added: Added,
+        wants: Wants,
+        generation: &Generation,
+    ) -> Vec<Bytes> {
+        let usage = wants.usage.then_some(None);
+        let chunks = match self {
             Self::Chat(chat) => chat.chunks(identity, index, added, usage),
             Self::Text(text) => text.chunks(identity, index, added, usage),
+            Self::Responses(answer) => return own(answer.added(added)),
+            Self::Messages(answer) => return own(answer.added(identity, added, generation.usage())),
+        };
+        chunks.iter().map(|chunk| event(chunk)).collect()
+    }
+
+    /// The end of a stream that went well.
+    fn end(&mut self, identity: &Identity, wants: Wants, used: Usage) -> Vec<Bytes> {
+        let usage = match self {
+            Self::Chat(_) => ChatChunks::chunk(identity, Vec::new(), Some(Some(used))),
+            Self::Text(_) => TextChunks::chunk(identity, Vec::new(), Some(Some(used))),
+            Self::Responses(answer) => return own(answer.end(used)),
+            Self::Messages(answer) => return own(answer.end(used)),
+        };
+        let done = Bytes::from_static(b"data: [DONE]\n\n");
+        if wants.usage { vec![event(&usage), done] } else { vec![done] }
+    }
+
+    /// The end of a stream that failed.
+    fn failed(&mut self, error: &ApiError, used: Usage) -> Bytes {
+        match self {
+            Self::Chat(_) | Self::Text(_) => event(&error.to_json_with(used)),
+            Self::Responses(answer) => Bytes::from(answer.failed(error, used)),
+            Self::Messages(answer) => Bytes::from(answer.failed(error)),
         }
     }
 
-    /// The JSON of the chunk without choices.
-    fn usage(&self, identity: &Identity, usage: Usage) -> String {
-        match self {
-            Self::Chat(_) => ChatChunks::chunk(identity, Vec::new(), Some(Some(usage))),
-            Self::Text(_) => TextChunks::chunk(identity, Vec::new(), Some(Some(usage))),
-        }
+    /// What keeps a silent stream open.
+    fn keep_alive(&self) -> Bytes {
+        Bytes::from_static(match self {
+            Self::Messages(_) => anthropic::PING.as_bytes(),
+            _ => b": keep-alive\n\n",
+        })
     }
 }
 
@@ -87,11 +125,17 @@ impl ChatChunks {
         Self { begun: vec![false; answers], vocabulary, logprobs, calls }
     }
 
+    /// The JSON of the chunks that tell of `added`.
     fn chunks(&mut self, identity: &Identity, index: usize, added: Added, usage: ChunkUsage) -> Vec<String> {
-        let mut chunks = Vec::new();
+        let choices = self.choices(index, added).into_iter();
+        choices.map(|choice| Self::chunk(identity, vec![choice], usage)).collect()
+    }
+
+    /// What the chunks that tell of `added` say, one choice each.
+    pub fn choices(&mut self, index: usize, added: Added) -> Vec<ChunkChoice> {
+        let mut choices = Vec::new();
         let mut push = |delta, logprobs, finish_reason| {
-            let choice = ChunkChoice { index: index as u32, delta, logprobs, finish_reason };
-            chunks.push(Self::chunk(identity, vec![choice], usage));
+            choices.push(ChunkChoice { index: index as u32, delta, logprobs, finish_reason });
         };
         if !std::mem::replace(&mut self.begun[index], true) {
             let content = Some(String::new());
@@ -117,7 +161,7 @@ impl ChatChunks {
         if let Some(reason) = added.finish_reason {
             push(Delta::default(), None, Some(finish_reason(reason, calls)));
         }
-        chunks
+        choices
     }
 
     fn chunk(identity: &Identity, choices: Vec<ChunkChoice>, usage: ChunkUsage) -> String {
@@ -185,7 +229,7 @@ impl Writer {
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             () = deadline(&mut stage) => {
                 // Without waiting: a client that does not read gets no word either.
-                let _ = events.try_send(event(&ApiError::DrainDeadline.to_json_with(generation.usage())));
+                let _ = events.try_send(self.dialect.failed(&ApiError::DrainDeadline, generation.usage()));
             }
         }
     }
@@ -196,32 +240,39 @@ impl Writer {
             let next = tokio::select! {
                 next = generation.next() => next,
                 () = sleep_until(silent_until) => {
-                    self.send(Bytes::from_static(b": keep-alive\n\n")).await?;
+                    self.send(self.dialect.keep_alive()).await?;
                     silent_until = Instant::now() + self.wants.keep_alive;
                     continue;
                 }
             };
             match next {
                 None => break,
-                Some(Err(error)) => return self.send(event(&error.to_json_with(generation.usage()))).await,
+                Some(Err(error)) => {
+                    let last = self.dialect.failed(&error, generation.usage());
+                    return self.send(last).await;
+                }
                 Some(Ok((index, added))) => {
-                    let usage = self.wants.usage.then_some(None);
-                    for chunk in self.dialect.chunks(&self.identity, index, added, usage) {
-                        self.send(event(&chunk)).await?;
+                    for event in self.dialect.added(&self.identity, index, added, self.wants, generation) {
+                        self.send(event).await?;
                         silent_until = Instant::now() + self.wants.keep_alive;
                     }
                 }
             }
         }
-        if self.wants.usage {
-            self.send(event(&self.dialect.usage(&self.identity, generation.usage()))).await?;
+        for event in self.dialect.end(&self.identity, self.wants, generation.usage()) {
+            self.send(event).await?;
         }
-        self.send(Bytes::from_static(b"data: [DONE]\n\n")).await
+        Ok(())
     }
 
     async fn send(&self, bytes: Bytes) -> Result<(), Gone> {
         self.events.send(bytes).await.map_err(|_| Gone)
     }
+}
+
+/// Events that are written already.
+fn own(events: String) -> Vec<Bytes> {
+    if events.is_empty() { Vec::new() } else { vec![Bytes::from(events)] }
 }
 
 /// JSON text has no line breaks, so one `data:` line holds it.

@@ -15,6 +15,7 @@ use super::prepare::{check_bytes, render};
 use super::prompts::{encode_text, token_ids};
 use super::state::{App, ServedModel};
 use super::target::Target;
+use super::template;
 use super::tools::tell;
 use super::wire::{Detokenized, Tokenized};
 
@@ -52,13 +53,7 @@ fn tokens(model: &ServedModel, body: &[u8]) -> Result<Tokenized, ApiError> {
                 let message = "must be false for messages: the chat template says where a sequence begins";
                 return Err(ApiError::unsupported("add_special_tokens", message));
             }
-            let extra = f.object("chat_template_kwargs")?.map(Fields::into_map).unwrap_or_default();
-            for name in ["messages", "add_generation_prompt"] {
-                if extra.contains_key(name) {
-                    let param = format!("chat_template_kwargs.{name}");
-                    return Err(ApiError::value(param, "invalid_value", "it is a field of the request itself"));
-                }
-            }
+            let extra = template::kwargs(&mut f)?;
             f.finish()?;
             let messages = tell(model, messages, None)?.messages;
             render(model, &messages, add_generation_prompt, &extra)?

@@ -124,7 +124,7 @@ pub fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
             // In one body a prompt's choices share its scores; in a stream each waits for its own.
             let prompt_logprobs = scored.filter(|_| choice == 0 || common.stream);
             let params = Arc::new(SamplingParams { choice, ..params.clone() });
-            target.sequence(&tokens, Task::Generate { prompt_logprobs }, params, constraint.clone())
+            common.placed(target.sequence(&tokens, Task::Generate { prompt_logprobs }, params, constraint.clone()))
         }));
         echoes.push(echo.then(|| {
             let verbatim = match prompt {

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use super::{Server, Setup, body};
 
-const ROUTES: [(Method, &str); 12] = [
+const ROUTES: [(Method, &str); 13] = [
     (Method::POST, "/v1/chat/completions"),
     (Method::POST, "/v1/completions"),
+    (Method::POST, "/v1/responses"),
     (Method::POST, "/v1/embeddings"),
     (Method::POST, "/tokenize"),
     (Method::POST, "/detokenize"),

@@ -273,6 +273,94 @@ async fn bodies_over_the_limit() {
     assert!(answer.contains("\"code\":\"request_too_large\""));
 }
 
+/// The routes with a body, and fields of one that they take.
+fn routes() -> Vec<(&'static str, Value)> {
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    vec![
+        ("/v1/chat/completions", json!({"messages": messages})),
+        ("/v1/completions", json!({"prompt": "hi"})),
+        ("/v1/responses", json!({"input": "hi"})),
+        ("/v1/messages", json!({"messages": messages, "max_tokens": 9})),
+        ("/v1/messages/count_tokens", json!({"messages": messages})),
+        ("/v1/embeddings", json!({"input": "hi"})),
+        ("/tokenize", json!({"prompt": "hi"})),
+        ("/detokenize", json!({"tokens": [1]})),
+    ]
+}
+
+/// Status and message of a response, whose shape is the one of its path.
+async fn told(path: &str, response: reqwest::Response) -> (u16, String) {
+    if !path.starts_with("/v1/messages") {
+        let (status, error) = error(response).await;
+        return (status, error["message"].as_str().unwrap().to_owned());
+    }
+    let status = response.status().as_u16();
+    assert_eq!(response.headers()["content-type"], "application/json");
+    let body: Value = response.json().await.unwrap();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((keys(&body), &body["type"]), (vec!["type".into(), "error".into(), "request_id".into()], &json!("error")));
+    assert_eq!(keys(&body["error"]), ["type", "message"]);
+    (status, body["error"]["message"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_has_the_same_errors() {
+    let server = Server::default().await;
+    let json = |path| server.request(Method::POST, path).header("content-type", "application/json");
+    for (path, fields) in routes() {
+        let mut body = fields.clone();
+        body["model"] = json!("test/model");
+        let response = json(path).body(body.to_string()).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}: {}", response.text().await.unwrap());
+        body["no_such_field"] = json!(1);
+        let mut stranger = fields.clone();
+        stranger["model"] = json!("stranger");
+        let huge = json!({"model": "x".repeat(100 << 10)});
+        for (request, status, part) in [
+            (server.request(Method::GET, path), 405, "Method GET"),
+            (server.request(Method::POST, path).body(body.to_string()), 415, "Content-Type"),
+            (json(path).body(huge.to_string()), 413, "larger than the limit"),
+            (json(path).body("{"), 400, "could not parse the JSON"),
+            (json(path).body("[]"), 400, "expected an object"),
+            (json(path).body(body.to_string()), 400, "'no_such_field'"),
+            (json(path).body(stranger.to_string()), 404, "'stranger'"),
+        ] {
+            let (got, message) = told(path, request.send().await.unwrap()).await;
+            assert!(got == status && message.contains(part), "{path}: {status} {part}: {got} {message}");
+        }
+    }
+
+    // Too slow.
+    let limits = Limits { body_timeout: Duration::from_millis(20), ..Limits::default() };
+    let slow = Server::start(Setup { limits, ..Setup::default() }).await;
+    for (path, _) in routes() {
+        let mut socket = TcpStream::connect(slow.address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("did not arrive within"), "{path}: {answer}");
+    }
+
+    // Too early, and too late.
+    let mut other = Server::start(Setup { load: false, ..Setup::default() }).await;
+    for draining in [false, true] {
+        if draining {
+            other.load();
+            other.app.advance(lima::http::state::Stage::Draining);
+        }
+        for (path, fields) in routes() {
+            let mut body = fields;
+            body["model"] = json!("test/model");
+            let response = other.request(Method::POST, path).json(&body).send().await.unwrap();
+            assert!(response.headers()["retry-after"].to_str().unwrap().parse::<u32>().unwrap() >= 1);
+            let (status, message) = told(path, response).await;
+            let part = if draining { "shutting down" } else { "still loading" };
+            assert!(status == 503 && message.contains(part), "{path}: {status} {message}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn request_ids_are_echoed_if_harmless() {
     let server = Server::default().await;
@@ -304,6 +392,13 @@ async fn a_full_queue_is_429() {
         accepted.push(response);
     }
     let refused = refused.expect("the queue holds two");
+    for (path, mut body) in routes().into_iter().filter(|(path, _)| path.starts_with("/v1/") && !path.ends_with("count_tokens")) {
+        body["model"] = json!("test/model");
+        let response = server.request(Method::POST, path).json(&body).send().await.unwrap();
+        assert!(response.headers()["retry-after"].to_str().unwrap().parse::<u32>().unwrap() >= 1);
+        let (status, message) = told(path, response).await;
+        assert!(status == 429 && message.contains("queue is full"), "{path}: {status} {message}");
+    }
     assert!(refused.headers()["retry-after"].to_str().unwrap().parse::<u32>().unwrap() >= 1);
     let (_, error) = error(refused).await;
     assert_eq!((error["type"].as_str(), error["code"].as_str()), (Some("rate_limit_error"), Some("queue_full")));

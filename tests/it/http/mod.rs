@@ -2,14 +2,17 @@
 
 mod access;
 mod adapters;
+mod anthropic;
 mod auth;
 mod chat;
 mod completions;
 mod constraints;
 mod embeddings;
 mod errors;
+mod fields;
 mod limits;
 mod operations;
+mod responses;
 mod streaming;
 mod tools;
 
@@ -255,6 +258,18 @@ pub fn body(changes: Value) -> Value {
         body[key] = value.clone();
     }
     body
+}
+
+/// The names and objects of a stream whose events are named.
+pub fn named_events(text: &str) -> Vec<(String, Value)> {
+    assert!(text.ends_with("\n\n"));
+    let event = |event: &str| {
+        let (name, data) = event.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
+        let data: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(data["type"], name);
+        (name.to_owned(), data)
+    };
+    text.trim_end_matches("\n\n").split("\n\n").filter(|e| !e.starts_with(':')).map(event).collect()
 }
 
 /// The objects of a server-sent event stream, and whether it ends in `[DONE]`.

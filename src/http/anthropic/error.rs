@@ -1,0 +1,42 @@
+//! Errors as Anthropic's clients read them; status and message are those of every path.
+
+use axum::body::Body;
+use axum::http::{StatusCode, header};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use crate::http::error::ApiError;
+
+/// Whether errors on this path have Anthropic's shape.
+pub fn is_path(path: &str) -> bool {
+    path.strip_prefix("/v1/messages").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// `{"type":"error",…}`, the same in a body and in a stream.
+pub fn object(error: &ApiError, request_id: &str) -> Value {
+    json!({
+        "type": "error",
+        "error": {"type": kind(error.status()), "message": error.to_string()},
+        "request_id": request_id,
+    })
+}
+
+/// Rewrites a response that tells of an error.
+pub fn spell(response: &mut Response, error: &ApiError, request_id: &str) {
+    *response.body_mut() = Body::from(object(error, request_id).to_string());
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+}
+
+fn kind(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        408 => "timeout_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 => "overloaded_error",
+        500.. => "api_error",
+        _ => "invalid_request_error",
+    }
+}

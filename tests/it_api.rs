@@ -1,0 +1,2 @@
+#[path = "it/http/mod.rs"]
+mod http;
