@@ -41,9 +41,9 @@ impl Identity {
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let (model, prepared) = intake::prepared(&app, request, prepare).await?;
-    let Prepared { chat, submission, calls } = prepared;
+    let Prepared { chat, mut submission, calls } = prepared;
     let active = app.enter()?;
-    let mut generation = Generation::start(&model, &submission, "messages", arrived, active)?;
+    let mut generation = Generation::start(&model, &mut submission, "messages", arrived, active)?;
     let identity = Identity::new("chatcmpl-", chat.target.name);
     let (common, vocabulary) = (chat.common, submission.vocabulary);
     if common.stream {

@@ -24,9 +24,9 @@ use crate::engine::Scored;
 /// Continues prompts, streaming or not.
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let (model, prepared) = intake::prepared(&app, request, prepare).await?;
+    let (model, mut prepared) = intake::prepared(&app, request, prepare).await?;
     let active = app.enter()?;
-    let mut generation = Generation::start(&model, &prepared.submission, "prompt", arrived, active)?;
+    let mut generation = Generation::start(&model, &mut prepared.submission, "prompt", arrived, active)?;
     let identity = Identity::new("cmpl-", prepared.request.target.name.clone());
     if prepared.request.common.stream {
         generation.begun(app.limits.keep_alive, app.watch_stage()).await?;
@@ -107,7 +107,7 @@ impl TextChunks {
             scores: Vec::new(),
             legacy: request.logprobs.map(|top| Legacy::new(submission.vocabulary.clone(), top)),
         };
-        Self { answers: (0..submission.sequences.len()).map(answer).collect() }
+        Self { answers: (0..echoes.len() * submission.per_prompt).map(answer).collect() }
     }
 
     /// The JSON of the chunks that tell of `added`: the prompt first, if it is echoed.

@@ -18,12 +18,12 @@ use super::metrics::Timing;
 use super::state::{Active, ServedModel, Stage};
 use super::vocabulary::Vocabulary;
 use super::wire::Usage;
-use crate::engine::{EventStream, Request, SubmitError};
+use crate::engine::{EventStream, Request, SamplingParams, SubmitError, TokenId};
 use crate::text::TextStream;
 
 /// Sequences to submit together, and how their answers are read.
 pub struct Submission {
-    /// Prompt by prompt, the choices of each side by side.
+    /// Prompt by prompt, the choices of each side by side; empty once submitted.
     pub sequences: Vec<Request>,
     /// Choices of each prompt; at least 1.
     pub per_prompt: usize,
@@ -108,27 +108,30 @@ impl Generation {
     /// Submits a request.
     pub fn start(
         model: &Arc<ServedModel>,
-        submission: &Submission,
+        submission: &mut Submission,
         param: &'static str,
         arrived: Instant,
         active: Active,
     ) -> Result<Self, ApiError> {
-        let Submission { sequences, per_prompt, .. } = submission;
-        let streams = submit(model, sequences.clone(), param)?;
+        let sequences = std::mem::take(&mut submission.sequences);
+        let submission = &*submission;
+        let per_prompt = submission.per_prompt;
+        let asked: Vec<_> = sequences.iter().map(|s| (Arc::clone(&s.prompt), Arc::clone(&s.params))).collect();
+        let streams = submit(model, sequences, param)?;
         let mut prompt_tokens = 0;
-        for prompt in sequences.chunks(*per_prompt) {
-            prompt_tokens += prompt[0].prompt.len();
-            model.metrics().accepted(prompt[0].prompt.len(), *per_prompt as u32, prompt[0].params.max_tokens);
+        for (prompt, params) in asked.iter().step_by(per_prompt) {
+            prompt_tokens += prompt.len();
+            model.metrics().accepted(prompt.len(), per_prompt as u32, params.max_tokens);
         }
-        let choice = |(events, sequence): (EventStream, &Request)| {
+        let choice = |(events, (prompt, params)): (EventStream, (Arc<[TokenId]>, Arc<SamplingParams>))| {
             let vocabulary = submission.vocabulary.clone();
             let mut text =
                 TextStream::new(Arc::clone(&model.tokenizer), vocabulary.skip_special, submission.stop.clone())
-                    .stopping_after(sequence.params.min_tokens);
+                    .stopping_after(params.min_tokens);
             if submission.continues {
-                text = text.continuing(&sequence.prompt);
+                text = text.continuing(&prompt);
             }
-            let stop_token_ids = sequence.params.stop_token_ids.clone();
+            let stop_token_ids = params.stop_token_ids.clone();
             let (wants, timing) = (submission.wants_logprobs, Timing::new(arrived));
             Choice::new(
                 Arc::clone(model),
@@ -141,12 +144,12 @@ impl Generation {
                 timing,
             )
         };
-        let choices: Vec<_> = streams.into_iter().zip(sequences).map(choice).collect();
+        let choices: Vec<_> = streams.into_iter().zip(asked).map(choice).collect();
         let unfinished = choices.len();
         let first = active.queue_until.into_iter().chain(active.until).min();
         Ok(Self {
             choices,
-            per_prompt: *per_prompt,
+            per_prompt,
             next: 0,
             unfinished,
             prompt_tokens,

@@ -26,9 +26,9 @@ use super::stream::{self, Dialect};
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let (model, (prepared, echo)) = intake::prepared(&app, request, prepare).await?;
-    let Prepared { chat, submission, calls } = prepared;
+    let Prepared { chat, mut submission, calls } = prepared;
     let active = app.enter()?;
-    let mut generation = Generation::start(&model, &submission, "input", arrived, active)?;
+    let mut generation = Generation::start(&model, &mut submission, "input", arrived, active)?;
     let identity = Identity::new("resp_", chat.target.name);
     let pieces = Pieces::new(submission.vocabulary, submission.wants_logprobs, calls);
     let mut answer = Answer::new(echo.response(&identity), pieces, chat.common.stream);

@@ -31,7 +31,7 @@ const MAX_REGEX: usize = 16 << 10;
 
 /// How long a request waits for its constraint. llguidance counts its work and gives up far earlier; this is for
 /// what it does not count.
-const BUDGET: Duration = Duration::from_secs(10);
+const BUDGET: Duration = Duration::from_secs(5);
 /// Compilations at once. One that is past its budget still counts.
 const AT_ONCE: usize = 2;
 /// Stack of a compilation: a chain of references is followed recursively, and the limits above allow thousands.
