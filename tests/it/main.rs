@@ -5,6 +5,7 @@
 
 mod allocation;
 mod architecture;
+mod chat;
 mod config;
 mod cpu;
 mod determinism;

@@ -7,6 +7,7 @@ mod completions;
 mod embeddings;
 mod errors;
 mod operations;
+mod page;
 mod streaming;
 
 use std::net::SocketAddr;
