@@ -132,8 +132,8 @@ impl Client {
     pub fn first_model(&self) -> Result<String, ChatError> {
         let request = self.signed(self.agent.get(&format!("{}/models", self.base)));
         let response = request.call().map_err(|e| refusal(e, &self.base))?;
-        let list: Value = serde_json::from_reader(response.into_reader().take(MAX_BODY))
-            .map_err(|e| self.strange("/models", e))?;
+        let list: Value =
+            serde_json::from_reader(response.into_reader().take(MAX_BODY)).map_err(|e| self.strange("/models", e))?;
         let name = list["data"][0]["id"].as_str().ok_or_else(|| self.strange("/models", "it names no model"))?;
         Ok(name.to_owned())
     }

@@ -10,8 +10,6 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use rustyline::DefaultEditor;
-use rustyline::error::ReadlineError;
 use serde_json::{Map, Value, json};
 
 pub use self::client::{ChatError, Client};
@@ -115,26 +113,19 @@ fn answer_once(options: &Options, interrupt: &Interrupt) -> anyhow::Result<ExitC
 
 fn talk(options: &Options, interrupt: &Interrupt) -> anyhow::Result<ExitCode> {
     let mut session = options.session()?;
-    let mut editor = DefaultEditor::new().context("the terminal cannot be used")?;
     let colours = io::stdout().is_terminal();
     let mut out = io::stdout();
     writeln!(out, "{}", dim(&format!("{} · /help tells the commands, Ctrl-D leaves", session.model()), colours))?;
-    let mut draft = String::new();
     loop {
-        let line = match editor.readline_with_initial("> ", (&std::mem::take(&mut draft), "")) {
-            Ok(line) => line,
-            Err(ReadlineError::Eof) => return Ok(ExitCode::SUCCESS),
-            Err(ReadlineError::Interrupted) => return Ok(ExitCode::from(INTERRUPTED)),
-            Err(e) => return Err(e).context("the terminal cannot be read"),
-        };
-        if line.trim().is_empty() {
-            continue;
+        write!(out, "> ")?;
+        out.flush()?;
+        let mut line = String::new();
+        if io::stdin().read_line(&mut line).context("the terminal cannot be read")? == 0 {
+            writeln!(out)?;
+            return Ok(ExitCode::SUCCESS);
         }
-        // A line that is not remembered is no reason to stop.
-        let _ = editor.add_history_entry(line.as_str());
-        match session.line(&line, interrupt, &mut out) {
+        match session.line(line.trim_end_matches(['\n', '\r']), interrupt, &mut out) {
             Ok(Next::Leave) => return Ok(ExitCode::SUCCESS),
-            Ok(Next::Edit(text)) => draft = text,
             Ok(Next::Answered) => {
                 if let Some(numbers) = session.numbers() {
                     writeln!(out, "{}\n", dim(&numbers, colours))?;

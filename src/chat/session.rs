@@ -18,7 +18,7 @@ const TRIES: u32 = 20;
 
 const HELP: &str = "\
 /retry          answer the last message again
-/edit           change the last message
+/edit TEXT      say this instead of the last message
 /system [TEXT]  show or set the system prompt; '/system -' removes it
 /save FILE      add the conversation to a file, as a line of JSON
 /clear          begin anew
@@ -31,7 +31,7 @@ enum Line {
     Say(String),
     Help,
     Retry,
-    Edit,
+    Edit(String),
     System(Option<String>),
     Save(PathBuf),
     Clear,
@@ -49,7 +49,8 @@ impl Line {
         match (command, rest) {
             ("/help", "") => Ok(Self::Help),
             ("/retry", "") => Ok(Self::Retry),
-            ("/edit", "") => Ok(Self::Edit),
+            ("/edit", "") => Err(ChatError::Command("/edit wants the message as it should be".into())),
+            ("/edit", text) => Ok(Self::Edit(text.to_owned())),
             ("/clear", "") => Ok(Self::Clear),
             ("/quit" | "/exit", "") => Ok(Self::Quit),
             ("/system", "") => Ok(Self::System(None)),
@@ -57,7 +58,7 @@ impl Line {
             ("/system", text) => Ok(Self::System(Some(text.to_owned()))),
             ("/save", "") => Err(ChatError::Command("/save wants the name of a file".into())),
             ("/save", file) => Ok(Self::Save(file.into())),
-            ("/help" | "/retry" | "/edit" | "/clear" | "/quit" | "/exit", _) => {
+            ("/help" | "/retry" | "/clear" | "/quit" | "/exit", _) => {
                 Err(ChatError::Command(format!("{command} takes nothing else")))
             }
             _ => Err(ChatError::Command(format!("there is no command '{command}'; /help tells them all"))),
@@ -72,8 +73,6 @@ pub enum Next {
     Listen,
     /// The next line, after an answer.
     Answered,
-    /// The next line, which begins with this text.
-    Edit(String),
     /// The end.
     Leave,
 }
@@ -137,6 +136,7 @@ impl Session {
         let line = std::mem::take(&mut self.begun) + line;
         let nothing = || ChatError::Command("nothing was said yet".into());
         match Line::parse(&line)? {
+            Line::Say(text) if text.is_empty() => {}
             Line::Say(text) => {
                 self.ask(text, interrupt, out)?;
                 return Ok(Next::Answered);
@@ -146,7 +146,11 @@ impl Session {
                 self.ask(text, interrupt, out)?;
                 return Ok(Next::Answered);
             }
-            Line::Edit => return self.conversation.take_back().map(Next::Edit).ok_or_else(nothing),
+            Line::Edit(text) => {
+                self.conversation.take_back().ok_or_else(nothing)?;
+                self.ask(text, interrupt, out)?;
+                return Ok(Next::Answered);
+            }
             Line::Quit => return Ok(Next::Leave),
             Line::Help => tell(out, HELP)?,
             Line::System(None) => tell(out, self.conversation.system.as_deref().unwrap_or("(the model's own)"))?,
@@ -308,7 +312,10 @@ mod tests {
         assert_eq!(parse("/system -"), Ok(Line::System(Some(String::new()))));
         assert_eq!(parse("/system  Be brief. "), Ok(Line::System(Some("Be brief.".into()))));
         assert_eq!(parse("/save my chats.jsonl"), Ok(Line::Save("my chats.jsonl".into())));
-        for (line, word) in [("/save", "wants"), ("/retry now", "nothing else"), ("/nope", "'/nope'"), ("/", "'/'")] {
+        assert_eq!(parse("/edit  Hi. "), Ok(Line::Edit("Hi.".into())));
+        for (line, word) in
+            [("/save", "wants"), ("/edit", "wants"), ("/retry now", "nothing else"), ("/nope", "'/nope'"), ("/", "'/'")]
+        {
             let error = parse(line).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }

@@ -125,7 +125,9 @@ mod tests {
     #[test]
     fn text_stays_text() {
         for file in FILES {
-            for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "DOMParser", "srcdoc"] {
+            for word in
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "DOMParser", "srcdoc"]
+            {
                 assert!(!file.text.contains(word), "{}: {word}", file.path);
             }
             if file.content_type == HTML {
@@ -140,7 +142,8 @@ mod tests {
     fn tags_are_matched_as_lists_and_weakly() {
         let tag = tag("a");
         let text = tag.to_str().unwrap();
-        let headers = |value: &str| HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::try_from(value).unwrap())]);
+        let headers =
+            |value: &str| HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::try_from(value).unwrap())]);
         for known in [text.to_owned(), format!("W/{text}"), format!("\"x\", {text}"), "*".into()] {
             assert!(is_known(&headers(&known), &tag), "{known}");
         }

@@ -5,6 +5,7 @@
 
 mod allocation;
 mod architecture;
+mod chat;
 mod config;
 mod constraints;
 mod cpu;

@@ -4,4 +4,5 @@ mod chat;
 mod client;
 mod lifecycle;
 mod load;
+mod page;
 mod refusals;

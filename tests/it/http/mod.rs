@@ -12,6 +12,7 @@ mod errors;
 mod fields;
 mod limits;
 mod operations;
+mod page;
 mod responses;
 mod streaming;
 mod tools;
