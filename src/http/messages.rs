@@ -118,9 +118,10 @@ fn tool_calls(f: &mut Fields) -> Result<Option<Value>, ApiError> {
         // Templates write them as JSON themselves.
         let arguments = match arguments.trim() {
             "" => json!({}),
-            text => fields::parse(text.as_bytes()).ok().filter(Value::is_object).ok_or_else(|| {
-                ApiError::value(param, "invalid_value", "expected a string that holds a JSON object")
-            })?,
+            text => fields::parse(text.as_bytes())
+                .ok()
+                .filter(Value::is_object)
+                .ok_or_else(|| ApiError::value(param, "invalid_value", "expected a string that holds a JSON object"))?,
         };
         Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
     };

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 pub use self::answer::{Answered, deltas, finish_reason};
 pub use self::parser::CallParser;
-use self::prompt::{with_tools, without_roles};
 pub use self::prompt::{ToolFormat, ToolStyle};
+use self::prompt::{with_tools, without_roles};
 use super::error::{ApiError, quote};
 use super::fields::{Fields, wrong_type};
 use super::state::ServedModel;
@@ -130,7 +130,6 @@ impl Tools {
         let lark = grammar::lark(&calls, style.format, self.choice, self.parallel, &model.tokenizer);
         model.constraints.compile(&Spec::Generated(lark)).map(Some).map_err(|e| refusal("tools", &e))
     }
-
 }
 
 /// A conversation as the model is told of it, and what is done about its calls.

@@ -28,7 +28,8 @@ impl Three {
     }
 
     fn allowed(&self) -> [u32; 3] {
-        [1, 2, 3].map(|i| (self.state.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(i * 17) % u64::from(VOCAB)) as u32)
+        [1, 2, 3]
+            .map(|i| (self.state.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(i * 17) % u64::from(VOCAB)) as u32)
     }
 }
 

@@ -231,21 +231,19 @@ impl CallParser {
         let value = rest.starts_with(['{', '[']).then(|| self.scan.value(&self.buffer, skipped));
         match value {
             Some(None) if !end => false,
-            Some(Some(upto)) => {
-                match self.written(&self.buffer[skipped..upto]) {
-                    Some(calls) => {
-                        self.buffer.drain(..upto);
-                        for (name, arguments) in calls {
-                            if self.parallel || self.calls == 0 {
-                                self.begin(parts, name);
-                                parts.push(Part::Arguments { index: self.calls - 1, text: arguments });
-                            }
+            Some(Some(upto)) => match self.written(&self.buffer[skipped..upto]) {
+                Some(calls) => {
+                    self.buffer.drain(..upto);
+                    for (name, arguments) in calls {
+                        if self.parallel || self.calls == 0 {
+                            self.begin(parts, name);
+                            parts.push(Part::Arguments { index: self.calls - 1, text: arguments });
                         }
-                        self.go(State::After)
                     }
-                    None => self.not_a_call(parts, upto),
+                    self.go(State::After)
                 }
-            }
+                None => self.not_a_call(parts, upto),
+            },
             // It is none, or never became complete.
             Some(None) => self.not_a_call(parts, self.buffer.len()),
             None => self.not_a_call(parts, skipped),
@@ -435,8 +433,18 @@ mod tests {
         vec![
             (Hermes, false, "", vec![]),
             (Hermes, false, " just text < <tool_cal ", vec![content(" just text < <tool_cal ")]),
-            (Hermes, false, "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": \"}\\\"{\", \"b\": [1]}}\n</tool_call>", add.clone()),
-            (Hermes, true, "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": \"}\\\"{\", \"b\": [1]}}\n</tool_call>", add.clone()),
+            (
+                Hermes,
+                false,
+                "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": \"}\\\"{\", \"b\": [1]}}\n</tool_call>",
+                add.clone(),
+            ),
+            (
+                Hermes,
+                true,
+                "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": \"}\\\"{\", \"b\": [1]}}\n</tool_call>",
+                add.clone(),
+            ),
             (
                 Hermes,
                 false,
@@ -456,12 +464,32 @@ mod tests {
                 [add.clone(), weather(1).to_vec(), vec![content(" Done.")]].concat(),
             ),
             // Not calls: another function, wrong JSON, no object, cut off.
-            (Hermes, false, "<tool_call>{\"name\": \"rm\", \"arguments\": {}}</tool_call>", vec![content("<tool_call>{\"name\": \"rm\", \"arguments\": {}}</tool_call>")]),
-            (Hermes, false, "<tool_call>{\"name\": add}</tool_call> ", vec![content("<tool_call>{\"name\": add}</tool_call> ")]),
+            (
+                Hermes,
+                false,
+                "<tool_call>{\"name\": \"rm\", \"arguments\": {}}</tool_call>",
+                vec![content("<tool_call>{\"name\": \"rm\", \"arguments\": {}}</tool_call>")],
+            ),
+            (
+                Hermes,
+                false,
+                "<tool_call>{\"name\": add}</tool_call> ",
+                vec![content("<tool_call>{\"name\": add}</tool_call> ")],
+            ),
             (Hermes, false, "a <tool_call> is so", vec![content("a <tool_call> is so")]),
-            (Hermes, false, "<tool_call>\n{\"name\": \"add\", \"argu", vec![content("<tool_call>\n{\"name\": \"add\", \"argu")]),
+            (
+                Hermes,
+                false,
+                "<tool_call>\n{\"name\": \"add\", \"argu",
+                vec![content("<tool_call>\n{\"name\": \"add\", \"argu")],
+            ),
             // Cut off in arguments that can only be right: they are told as far as they go.
-            (Hermes, true, "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": ", call(0, "add", "{\"a\": ").to_vec()),
+            (
+                Hermes,
+                true,
+                "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": ",
+                call(0, "add", "{\"a\": ").to_vec(),
+            ),
             (Hermes, true, "<tool_call>\n{\"name\": \"ad", vec![]),
             (Llama3Json, false, "{\"name\": \"get_weather\", \"parameters\": {}}", weather(0).to_vec()),
             (Llama3Json, true, "{\"name\": \"get_weather\", \"parameters\": {}}", weather(0).to_vec()),
@@ -472,7 +500,12 @@ mod tests {
                 [add, weather(1).to_vec()].concat(),
             ),
             (Llama3Json, false, "{\"a\": 1} is JSON {", vec![content("{\"a\": 1} is JSON {")]),
-            (Llama3Json, false, "Say {\"name\": \"add\", \"parameters\": {}}", vec![content("Say {\"name\": \"add\", \"parameters\": {}}")]),
+            (
+                Llama3Json,
+                false,
+                "Say {\"name\": \"add\", \"parameters\": {}}",
+                vec![content("Say {\"name\": \"add\", \"parameters\": {}}")],
+            ),
             (Llama3Json, false, "  <|pyt", vec![content("  <|pyt")]),
             (Llama3Json, false, "{\"name\": ", vec![content("{\"name\": ")]),
         ]

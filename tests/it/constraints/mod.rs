@@ -192,9 +192,8 @@ fn hostile() -> Vec<Spec> {
     let chain: serde_json::Map<String, Value> =
         (0..3000).map(|i| (format!("d{i}"), json!({"$ref": format!("#/$defs/d{}", i + 1)}))).collect();
     let chain = json!({"$defs": chain, "$ref": "#/$defs/d0"});
-    let objects: Vec<Value> = (0..300)
-        .map(|i| json!({"type": "object", "properties": {format!("p{i}"): {"type": "string"}}}))
-        .collect();
+    let objects: Vec<Value> =
+        (0..300).map(|i| json!({"type": "object", "properties": {format!("p{i}"): {"type": "string"}}})).collect();
     let either: Vec<Value> = (0..40).map(|i| json!({"anyOf": [{"minLength": i}, {"maxLength": 50 + i}]})).collect();
     let rules: String = (0..4000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
     let terms: String = (0..4000).map(|i| format!("T{i}: T{} \"a\"\n", i + 1)).collect();

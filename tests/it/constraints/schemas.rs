@@ -76,9 +76,9 @@ pub fn matches(schema: &Value, value: &Value) -> bool {
     match schema["type"].as_str().unwrap() {
         "null" => value.is_null(),
         "boolean" => value.is_boolean(),
-        "integer" => value.as_i64().is_some_and(|n| {
-            (schema["minimum"].as_i64().unwrap()..=schema["maximum"].as_i64().unwrap()).contains(&n)
-        }),
+        "integer" => value
+            .as_i64()
+            .is_some_and(|n| (schema["minimum"].as_i64().unwrap()..=schema["maximum"].as_i64().unwrap()).contains(&n)),
         "string" => value.as_str().is_some_and(|s| {
             let pattern = || {
                 let (letters, digit) = s.split_once('-').unwrap_or(("", ""));

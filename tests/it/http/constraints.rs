@@ -89,7 +89,8 @@ async fn constraints_that_cannot_be_had_are_refused() {
     let (format_of, outputs) = ("response_format", "structured_outputs");
     let (invalid, missing, kind, schema_code) =
         ("invalid_value", "missing_required_parameter", "invalid_type", "invalid_json_schema");
-    let named = |name: &str| json!({"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": {}}}});
+    let named =
+        |name: &str| json!({"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": {}}}});
     let outs = |value: Value| json!({"structured_outputs": value});
     #[rustfmt::skip]
     let table: Vec<(Value, &str, &str, &str)> = vec![

@@ -287,6 +287,7 @@ async fn an_answer_may_be_sent_back_as_it_was() {
     let message = &answer["choices"][0]["message"];
     assert_eq!(message["content"], Value::Null);
     let id = &message["tool_calls"][0]["id"];
-    let messages = json!([{"role": "user", "content": "hi"}, message, {"role": "tool", "content": "1", "tool_call_id": id}]);
+    let messages =
+        json!([{"role": "user", "content": "hi"}, message, {"role": "tool", "content": "1", "tool_call_id": id}]);
     server.chat(json!({"tools": tools(), "messages": messages})).await;
 }
