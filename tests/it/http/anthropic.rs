@@ -26,6 +26,7 @@ async fn post(server: &Server, changes: Value) -> reqwest::Response {
 async fn ok(server: &Server, changes: Value) -> Value {
     let response = post(server, changes.clone()).await;
     let status = response.status();
+    assert_eq!(response.headers()["request-id"], response.headers()["x-request-id"]);
     let text = response.text().await.unwrap();
     assert_eq!(status, 200, "{changes}: {text}");
     serde_json::from_str(&text).unwrap()
@@ -36,6 +37,7 @@ async fn error(response: reqwest::Response) -> (u16, String, String) {
     let status = response.status().as_u16();
     assert_eq!(response.headers()["content-type"], "application/json");
     let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    assert_eq!(response.headers()["request-id"], id);
     let body: Value = response.json().await.unwrap();
     let text = |key: &str| body["error"][key].as_str().unwrap().to_owned();
     let expected = json!({
@@ -324,6 +326,13 @@ async fn calls_are_blocks_and_their_results_go_back() {
             "'messages[0].content[0].tool_use_id'",
         ),
         (json!({"output_config": {"format": {"type": "json_schema", "schema": 3}}}), "'output_config.format.schema'"),
+        (
+            json!({"tools": tools, "messages": [
+                {"role": "user", "content": "hi"}, {"role": "assistant", "content": content},
+                {"role": "user", "content": [result(1, json!("x")), {"type": "text", "text": 7}]},
+            ]}),
+            "'messages[2].content[1].text'",
+        ),
     ] {
         let (status, _, message) = error(post(&server, changes.clone()).await).await;
         assert!(status == 400 && message.contains(param), "{changes}: {message}");
