@@ -258,6 +258,69 @@ def tools(client, model):
     check(final.finish_reason in ("stop", "length") and final.message.content.strip(), final)
 
 
+def responses(client, model):
+    heading("responses: whole, streaming, with what was said")
+    question = "What is the capital of France? Answer in one sentence."
+    ask = {"model": model, "max_output_tokens": 48, "temperature": 0, "extra_body": {"repetition_penalty": 1.2}}
+    whole = client.responses.create(input=question, instructions="You are brief.", **ask)
+    say("user", question)
+    say("assistant", whole.output_text)
+    check(whole.status in ("completed", "incomplete") and whole.output_text.strip(), whole.status)
+    check(whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens, whole.usage)
+    check(whole.store is False and whole.error is None, "nothing is kept")
+    kinds, parts = [], []
+    for event in client.responses.create(input=question, instructions="You are brief.", stream=True, **ask):
+        kinds.append(event.type)
+        if event.type == "response.output_text.delta":
+            parts.append(event.delta)
+    check("".join(parts) == whole.output_text, "the stream differs from the response in one piece")
+    check(kinds[:2] == ["response.created", "response.in_progress"], kinds[:2])
+    check(kinds[-1] == f"response.{whole.status}", kinds[-1])
+    print(f"           {len(kinds)} events, the last {kinds[-1]}")
+    # The client adds events up itself.
+    with client.responses.stream(input="Say hello.", **(ask | {"max_output_tokens": 200})) as stream:
+        for event in stream:
+            pass
+    check(event.type in ("response.completed", "response.incomplete"), event.type)
+    turns = [user(question), *whole.output, user("And of Italy?")]
+    say("assistant", client.responses.create(input=turns, **ask).output_text)
+    cut = client.responses.create(
+        input="Count to twenty.",
+        model=model,
+        max_output_tokens=4,
+        top_logprobs=2,
+        include=["message.output_text.logprobs"],
+    )
+    check(cut.status == "incomplete" and cut.incomplete_details.reason == "max_output_tokens", cut.status)
+    logprobs = cut.output[0].content[0].logprobs
+    check(logprobs and all(len(token.top_logprobs) == 2 for token in logprobs), logprobs)
+    add = {
+        "type": "function",
+        "name": "add",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+            "additionalProperties": False,
+        },
+    }
+    called = client.responses.create(
+        input="What is 2 and 3?", model=model, tools=[add], tool_choice="required", temperature=0, max_output_tokens=96
+    )
+    call = called.output[-1]
+    check(call.type == "function_call" and call.name == "add", called.output)
+    print(f"           {call.name}({call.arguments}), {called.status}")
+    check(called.status == "incomplete" or set(json.loads(call.arguments)) == {"a", "b"}, call.arguments)
+    try:
+        client.responses.create(input="Hi", model=model, previous_response_id=whole.id)
+    except openai.BadRequestError as error:
+        check(error.param == "previous_response_id", error)
+        print(f"           {error.body['message']}")
+    else:
+        raise AssertionError("previous_response_id was accepted")
+
+
 def errors(client, model):
     heading("errors")
     for kind, status, arguments in [
@@ -291,6 +354,7 @@ def main():
     embeddings(client, model)
     structured(client, model)
     tools(client, model)
+    responses(client, model)
     errors(client, model)
     print("\nall as expected")
 

@@ -86,6 +86,20 @@ class Checker:
                 del answer["usage"]
             self.check("CreateCompletionResponse", answer)
 
+    def response(self, **fields):
+        body = {"model": self.model, "input": "Name a colour.", "max_output_tokens": 8}
+        status, text = self.call("/responses", body | fields)
+        assert status == 200, text
+        if not fields.get("stream"):
+            self.check("Response", json.loads(text))
+            return
+        events = [event.split("\n") for event in text.strip().split("\n\n") if not event.startswith(":")]
+        for number, (name, data) in enumerate(events):
+            event = json.loads(data.removeprefix("data: "))
+            assert name == f"event: {event['type']}" and event["sequence_number"] == number, event
+            self.check("ResponseStreamEvent", event)
+        assert name in ("event: response.completed", "event: response.incomplete"), name
+
     def run(self):
         status, text = self.call("/models")
         assert status == 200, text
@@ -122,7 +136,21 @@ class Checker:
             status, text = self.call("/embeddings", {"model": self.model} | fields)
             assert status == 200, text
             self.check("CreateEmbeddingResponse", json.loads(text))
+        items = [{"role": "user", "content": "One"}, {"role": "assistant", "content": "Two"}]
+        items.append({"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Three"}]})
+        call = {"type": "function", "name": "add", "parameters": {"type": "object"}}
+        for fields in [
+            {},
+            {"instructions": "You are brief.", "metadata": {"k": "v"}, "user": "u", "safety_identifier": "s"},
+            {"include": ["message.output_text.logprobs"], "top_logprobs": 3},
+            {"input": items, "max_output_tokens": 64, "temperature": 0, "top_p": 0.9},
+            {"tools": [call], "tool_choice": "required", "max_output_tokens": 48},
+            {"text": {"format": {"type": "json_object"}}, "max_output_tokens": 48},
+        ]:
+            self.response(**fields)
+            self.response(stream=True, **fields)
         for status_wanted, path, body in [
+            (400, "/responses", {"model": self.model, "input": "a", "store": True}),
             (404, "/models/none", None),
             (404, "/nowhere", None),
             (405, "/chat/completions", None),

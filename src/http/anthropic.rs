@@ -14,6 +14,7 @@ use axum::response::Response;
 use serde_json::json;
 
 pub use self::answer::{Answer, PING};
+use self::error::tag;
 pub use self::error::{is_path, spell};
 use self::request::{Prepared, count, prepare};
 use super::chat::{Identity, respond};
@@ -28,26 +29,37 @@ use super::stream::{self, Dialect};
 /// Answers a conversation, streaming or not.
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    let request_id = id_of(&request);
     let (model, prepared) = intake::prepared(&app, request, prepare).await?;
     let Prepared { chat, mut submission, calls, at_end_of_context } = prepared;
     let active = app.enter()?;
     let mut generation = Generation::start(&model, &mut submission, "messages", arrived, active)?;
     let identity = Identity::new("msg_", chat.target.name);
     let pieces = Pieces::new(submission.vocabulary, submission.wants_logprobs, calls);
-    let mut answer = Answer::new(pieces, submission.stop, at_end_of_context, request_id);
+    let mut answer = Answer::new(pieces, submission.stop, at_end_of_context, request_id.clone());
     if chat.common.stream {
         generation.begun(app.limits.keep_alive, app.watch_stage()).await?;
         let wants = stream::Wants { usage: true, keep_alive: app.limits.keep_alive };
         let dialect = Dialect::Messages(Box::new(answer));
-        return Ok(stream::respond(generation, identity, dialect, wants, app.watch_stage()));
+        let mut response = stream::respond(generation, identity, dialect, wants, app.watch_stage());
+        tag(&mut response, &request_id);
+        return Ok(response);
     }
     each(&mut generation, app.watch_stage(), |added| answer.take(added)).await?;
-    respond(&answer.message(&identity, generation.usage()))
+    let mut response = respond(&answer.message(&identity, generation.usage()))?;
+    tag(&mut response, &request_id);
+    Ok(response)
 }
 
 /// How many tokens a conversation has.
 pub async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let request_id = id_of(&request);
     let (_, tokens) = intake::prepared(&app, request, count).await?;
-    respond(&json!({"input_tokens": tokens}))
+    let mut response = respond(&json!({"input_tokens": tokens}))?;
+    tag(&mut response, &request_id);
+    Ok(response)
+}
+
+fn id_of(request: &Request) -> String {
+    request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default()
 }

@@ -38,12 +38,7 @@ pub struct Answer {
 
 impl Answer {
     /// Nothing yet.
-    pub fn new(
-        pieces: Pieces,
-        stop_sequences: Vec<String>,
-        at_end_of_context: bool,
-        request_id: String,
-    ) -> Self {
+    pub fn new(pieces: Pieces, stop_sequences: Vec<String>, at_end_of_context: bool, request_id: String) -> Self {
         Self {
             pieces,
             stop_sequences,

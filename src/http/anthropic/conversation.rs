@@ -68,7 +68,7 @@ fn user(chat: &mut Translation, path: &str, blocks: Vec<Value>) -> Result<(), Ap
     for (i, block) in blocks.into_iter().enumerate() {
         let (kind, f) = block_of(format!("{path}.content[{i}]"), block)?;
         match kind.as_str() {
-            "text" => texts.push(text(f)?),
+            "text" => texts.push((text(f)?, format!("{path}.content[{i}]"))),
             "tool_result" => {
                 said(chat, path, "user", &mut texts);
                 result(chat, &format!("{path}.content[{i}]"), f)?;
@@ -88,7 +88,7 @@ fn assistant(chat: &mut Translation, path: &str, blocks: Vec<Value>) -> Result<(
     for (i, block) in blocks.into_iter().enumerate() {
         let (kind, mut f) = block_of(format!("{path}.content[{i}]"), block)?;
         match kind.as_str() {
-            "text" => texts.push(text(f)?),
+            "text" => texts.push((text(f)?, format!("{path}.content[{i}]"))),
             "tool_use" => {
                 begun |= said(chat, path, "assistant", &mut texts);
                 if !std::mem::replace(&mut begun, true) {
@@ -117,12 +117,16 @@ fn assistant(chat: &mut Translation, path: &str, blocks: Vec<Value>) -> Result<(
     Ok(())
 }
 
-/// Adds a message of the texts so far; whether there were any.
-fn said(chat: &mut Translation, path: &str, role: &str, texts: &mut Vec<Value>) -> bool {
+/// Adds a message of the texts so far, each with its path; whether there were any.
+fn said(chat: &mut Translation, path: &str, role: &str, texts: &mut Vec<(Value, String)>) -> bool {
     if texts.is_empty() {
         return false;
     }
-    chat.message(path, json!({"role": role, "content": std::mem::take(texts)}));
+    let (parts, paths): (Vec<Value>, Vec<String>) = std::mem::take(texts).into_iter().unzip();
+    let message = chat.message(path, json!({"role": role, "content": parts}));
+    for (i, own) in paths.into_iter().enumerate() {
+        chat.rename(format!("{message}.content[{i}]"), own);
+    }
     true
 }
 

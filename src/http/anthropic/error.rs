@@ -1,7 +1,7 @@
 //! Errors as Anthropic's clients read them; status and message are those of every path.
 
 use axum::body::Body;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Value, json};
 
@@ -25,6 +25,14 @@ pub fn object(error: &ApiError, request_id: &str) -> Value {
 pub fn spell(response: &mut Response, error: &ApiError, request_id: &str) {
     *response.body_mut() = Body::from(object(error, request_id).to_string());
     response.headers_mut().remove(header::CONTENT_LENGTH);
+    tag(response, request_id);
+}
+
+/// Adds the request's id under the name that Anthropic's clients look for.
+pub fn tag(response: &mut Response, request_id: &str) {
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        response.headers_mut().insert("request-id", id);
+    }
 }
 
 fn kind(status: StatusCode) -> &'static str {

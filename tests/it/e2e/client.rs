@@ -1,4 +1,4 @@
-//! The official Python client, and OpenAI's own schemas, against the real server.
+//! The official Python clients, and OpenAI's own schemas, against the real server.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -52,11 +52,27 @@ async fn the_openai_client_is_served() {
         "log-probabilities",
         "best of four",
         "dimensions",
+        "responses",
         ".parse()",
         "get_weather(",
         "BadRequestError",
         "NotFoundError",
     ] {
+        assert!(transcript.contains(part), "no {part:?} in\n{transcript}");
+    }
+}
+
+/// Where the package is not there, CI alone insists on it.
+#[tokio::test]
+async fn the_anthropic_client_is_served() {
+    let Some(python) = python() else { return };
+    let known = Command::new(&python).args(["-c", "import anthropic"]).output().unwrap().status.success();
+    if !known && std::env::var_os("CI").is_none() {
+        println!("skipped: LIMA_TEST_PYTHON has no package anthropic");
+        return;
+    }
+    let transcript = run(python, "anthropic_client.py", |base| vec![base.into()]).await;
+    for part in ["streaming", "stop sequences", "a tool is called", "async", "BadRequestError", "NotFoundError"] {
         assert!(transcript.contains(part), "no {part:?} in\n{transcript}");
     }
 }

@@ -26,6 +26,7 @@ async fn post(server: &Server, changes: Value) -> reqwest::Response {
 async fn ok(server: &Server, changes: Value) -> Value {
     let response = post(server, changes.clone()).await;
     let status = response.status();
+    assert_eq!(response.headers()["request-id"], response.headers()["x-request-id"]);
     let text = response.text().await.unwrap();
     assert_eq!(status, 200, "{changes}: {text}");
     serde_json::from_str(&text).unwrap()
@@ -36,6 +37,7 @@ async fn error(response: reqwest::Response) -> (u16, String, String) {
     let status = response.status().as_u16();
     assert_eq!(response.headers()["content-type"], "application/json");
     let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    assert_eq!(response.headers()["request-id"], id);
     let body: Value = response.json().await.unwrap();
     let text = |key: &str| body["error"][key].as_str().unwrap().to_owned();
     let expected = json!({
@@ -255,4 +257,90 @@ async fn errors_of_all_kinds_have_anthropics_shape() {
     // Other paths keep theirs.
     let other: Value = server.get("/v1/messagesque").await.json().await.unwrap();
     assert_eq!(other["error"]["code"], "unknown_url");
+}
+
+/// What a model answers that calls two functions.
+const CALLS: &str = "See.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Köln\"}}\n</tool_call>\n\
+                     <tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_blocks_and_their_results_go_back() {
+    let server = Server::start(Setup { answer: CALLS, max_model_len: 2048, ..Setup::default() }).await;
+    let city = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
+    let tools = json!([
+        {"name": "weather", "description": "The weather.", "input_schema": city, "cache_control": {"type": "ephemeral"}},
+        {"type": "custom", "name": "now", "input_schema": {"type": "object"}},
+    ]);
+    let message = ok(&server, json!({"tools": tools, "max_tokens": 300})).await;
+    let content = message["content"].as_array().unwrap();
+    let kinds: Vec<_> = content.iter().map(|block| block["type"].as_str().unwrap()).collect();
+    assert_eq!((kinds, &message["stop_reason"]), (vec!["text", "tool_use", "tool_use"], &json!("tool_use")));
+    assert_eq!((&content[0]["text"], &content[1]["input"]), (&json!("See."), &json!({"city": "Köln"})));
+    assert_eq!((&content[2]["name"], &content[2]["input"]), (&json!("now"), &json!({})));
+
+    let response = post(&server, json!({"tools": tools, "max_tokens": 300, "stream": true})).await;
+    let events = named_events(&response.text().await.unwrap());
+    let starts: Vec<_> = events.iter().filter(|(n, _)| n == "content_block_start").map(|(_, e)| e).collect();
+    assert_eq!(starts.iter().map(|e| e["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(
+        (&starts[1]["content_block"]["name"], &starts[1]["content_block"]["input"]),
+        (&json!("weather"), &json!({}))
+    );
+    for index in [1, 2] {
+        let of = events.iter().filter(|(n, e)| n == "content_block_delta" && e["index"] == index).map(|(_, e)| e);
+        let input: String = of.map(|e| e["delta"]["partial_json"].as_str().unwrap()).collect();
+        assert_eq!(serde_json::from_str::<Value>(&input).unwrap(), content[index]["input"]);
+    }
+
+    // What was said as it came, and what the functions gave.
+    let result = |i: usize, content: Value| json!({"type": "tool_result", "tool_use_id": content_id(&message, i), "content": content});
+    let mut failed = result(2, json!("no clock"));
+    failed["is_error"] = json!(true);
+    let results =
+        json!([result(1, json!([{"type": "text", "text": "sunny"}])), failed, {"type": "text", "text": "So?"}]);
+    let messages = json!([
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": content}, {"role": "user", "content": results},
+    ]);
+    let none = json!({"type": "none"});
+    let again =
+        ok(&server, json!({"messages": messages, "tools": tools, "tool_choice": none, "max_tokens": 300})).await;
+    let call = |i: usize, arguments: &str| json!({"id": content_id(&message, i), "type": "function", "function": {"name": content[i]["name"], "arguments": arguments}});
+    let calls = json!([call(1, "{\"city\": \"Köln\"}"), call(2, "{}")]);
+    let chat = json!([
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": "See.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": content_id(&message, 1), "content": "sunny"},
+        {"role": "tool", "tool_call_id": content_id(&message, 2), "content": "Error:\nno clock"},
+        {"role": "user", "content": "So?"},
+    ]);
+    let chat = server.chat(json!({"messages": chat, "max_tokens": 300})).await;
+    let usage = &again["usage"];
+    let read = usage["input_tokens"].as_u64().unwrap() + usage["cache_read_input_tokens"].as_u64().unwrap();
+    assert_eq!(read, chat["usage"]["prompt_tokens"]);
+
+    for (changes, param) in [
+        (json!({"tools": [{"name": "no spaces", "input_schema": {}}]}), "'tools[0].name'"),
+        (json!({"tools": [{"name": "f", "input_schema": 3}]}), "'tools[0].input_schema'"),
+        (json!({"tools": tools, "tool_choice": {"type": "tool", "name": "then"}}), "'tool_choice.name'"),
+        (
+            json!({"messages": [{"role": "user", "content": [result(1, json!("x"))]}]}),
+            "'messages[0].content[0].tool_use_id'",
+        ),
+        (json!({"output_config": {"format": {"type": "json_schema", "schema": 3}}}), "'output_config.format.schema'"),
+        (
+            json!({"tools": tools, "messages": [
+                {"role": "user", "content": "hi"}, {"role": "assistant", "content": content},
+                {"role": "user", "content": [result(1, json!("x")), {"type": "text", "text": 7}]},
+            ]}),
+            "'messages[2].content[1].text'",
+        ),
+    ] {
+        let (status, _, message) = error(post(&server, changes.clone()).await).await;
+        assert!(status == 400 && message.contains(param), "{changes}: {message}");
+    }
+}
+
+fn content_id(message: &Value, index: usize) -> Value {
+    let id = message["content"][index]["id"].clone();
+    assert!(id.as_str().unwrap().starts_with("call_"));
+    id
 }

@@ -298,7 +298,10 @@ async fn told(path: &str, response: reqwest::Response) -> (u16, String) {
     assert_eq!(response.headers()["content-type"], "application/json");
     let body: Value = response.json().await.unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!((keys(&body), &body["type"]), (vec!["type".into(), "error".into(), "request_id".into()], &json!("error")));
+    assert_eq!(
+        (keys(&body), &body["type"]),
+        (vec!["type".into(), "error".into(), "request_id".into()], &json!("error"))
+    );
     assert_eq!(keys(&body["error"]), ["type", "message"]);
     (status, body["error"]["message"].as_str().unwrap().to_owned())
 }
@@ -335,7 +338,8 @@ async fn every_route_has_the_same_errors() {
     let slow = Server::start(Setup { limits, ..Setup::default() }).await;
     for (path, _) in routes() {
         let mut socket = TcpStream::connect(slow.address).await.unwrap();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n");
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n");
         socket.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.unwrap();
@@ -392,7 +396,9 @@ async fn a_full_queue_is_429() {
         accepted.push(response);
     }
     let refused = refused.expect("the queue holds two");
-    for (path, mut body) in routes().into_iter().filter(|(path, _)| path.starts_with("/v1/") && !path.ends_with("count_tokens")) {
+    for (path, mut body) in
+        routes().into_iter().filter(|(path, _)| path.starts_with("/v1/") && !path.ends_with("count_tokens"))
+    {
         body["model"] = json!("test/model");
         let response = server.request(Method::POST, path).json(&body).send().await.unwrap();
         assert!(response.headers()["retry-after"].to_str().unwrap().parse::<u32>().unwrap() >= 1);

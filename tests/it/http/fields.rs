@@ -83,6 +83,7 @@ fn table() -> Vec<(&'static str, Value, Effect)> {
         ("add_special_tokens", json!(true), Refused),
         ("documents", json!([{"text": "a"}]), Refused),
         ("chat_template", json!("{{ 1 }}"), Refused),
+        ("structured_outputs", json!({"regex": 3}), Refused),
         ("best_of", json!(2), Refused),
         ("no_such_field", json!(1), Refused),
     ]
@@ -209,7 +210,11 @@ async fn template_variables_are_bounded() {
         (json!({"bos_token": "x"}), "invalid_value", "chat_template_kwargs.bos_token"),
         (json!({"deep": nested}), "invalid_value", "chat_template_kwargs.deep"),
         (json!(many), "object_above_max_properties", "chat_template_kwargs"),
-        (json!({"long": "x".repeat(60 << 10), "more": "x".repeat(3 << 10), "rest": ["x".repeat(2 << 10)]}), "string_above_max_length", "chat_template_kwargs"),
+        (
+            json!({"long": "x".repeat(60 << 10), "more": "x".repeat(3 << 10), "rest": ["x".repeat(2 << 10)]}),
+            "string_above_max_length",
+            "chat_template_kwargs",
+        ),
         (json!([1]), "invalid_type", "chat_template_kwargs"),
     ] {
         for path in ["/v1/chat/completions", "/tokenize"] {

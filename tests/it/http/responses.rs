@@ -134,9 +134,7 @@ async fn what_was_cut_off_is_incomplete() {
 async fn items_are_the_messages_of_a_chat() {
     let server = Server::default().await;
     let prompt = async |input: Value| ok(&server, json!({"input": input})).await["usage"]["input_tokens"].clone();
-    let text = |role: &str, kind: &str, text: &str| {
-        json!({"type": "message", "role": role, "content": [{"type": kind, "text": text}]})
-    };
+    let text = |role: &str, kind: &str, text: &str| json!({"type": "message", "role": role, "content": [{"type": kind, "text": text}]});
     let one = prompt(json!([text("developer", "input_text", "S"), text("user", "input_text", "a")])).await;
     assert_eq!(one, "<system\nS>\n<user\na>\n<assistant\n".len());
     assert_eq!(prompt(json!([{"role": "system", "content": "S"}, {"role": "user", "content": "a"}])).await, one);
@@ -278,5 +276,108 @@ async fn refusals_name_the_field_as_the_request_does() {
         }
     }
     let none = post(&server, json!({"model": "none"})).await;
-    assert_eq!((none.status().as_u16(), none.json::<Value>().await.unwrap()["error"]["code"].as_str()), (404, Some("model_not_found")));
+    assert_eq!(
+        (none.status().as_u16(), none.json::<Value>().await.unwrap()["error"]["code"].as_str()),
+        (404, Some("model_not_found"))
+    );
+}
+
+/// What a model answers that calls two functions.
+const CALLS: &str = "See.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Köln\"}}\n</tool_call>\n\
+                     <tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+
+fn functions() -> Value {
+    let city = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
+    json!([
+        {"type": "function", "name": "weather", "description": "The weather.", "parameters": city, "strict": null},
+        {"type": "function", "name": "now"},
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_items_and_their_outputs_go_back() {
+    let server = Server::start(Setup { answer: CALLS, max_model_len: 2048, ..Setup::default() }).await;
+    let response = ok(&server, json!({"tools": functions()})).await;
+    let output = response["output"].as_array().unwrap();
+    let kinds: Vec<_> = output.iter().map(|item| item["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["message", "function_call", "function_call"]);
+    assert_eq!(output[0]["content"][0]["text"], "See.");
+    for (item, name, arguments) in [(&output[1], "weather", "{\"city\": \"Köln\"}"), (&output[2], "now", "{}")] {
+        assert!(
+            item["id"].as_str().unwrap().starts_with("fc_") && item["call_id"].as_str().unwrap().starts_with("call_")
+        );
+        assert_eq!((&item["name"], &item["arguments"]), (&json!(name), &json!(arguments)));
+        assert_eq!(item["status"], "completed");
+    }
+    assert_eq!((&response["status"], &response["tools"][1]["strict"]), (&json!("completed"), &json!(false)));
+
+    let events = stream(&server, json!({"tools": functions()})).await;
+    let names: Vec<&str> = events.iter().map(|(n, _)| n.as_str()).filter(|n| !n.ends_with(".delta")).collect();
+    let call = ["output_item.added", "function_call_arguments.done", "output_item.done"];
+    let text = ["output_item.added", "content_part.added", "output_text.done", "content_part.done", "output_item.done"];
+    let expected: Vec<_> = ["created", "in_progress"].into_iter().chain(text).chain(call).chain(call).collect();
+    let expected: Vec<_> = expected.into_iter().chain(["completed"]).map(|name| format!("response.{name}")).collect();
+    assert_eq!(names, expected);
+    for (index, name) in [(1, "weather"), (2, "now")] {
+        let of = |kind: &str| {
+            events.iter().filter(move |(n, e)| n.ends_with(kind) && e["output_index"] == index).map(|(_, e)| e)
+        };
+        let arguments: String = of("arguments.delta").map(|e| e["delta"].as_str().unwrap()).collect();
+        let done = of("arguments.done").next().unwrap();
+        assert_eq!((&done["name"], &done["arguments"]), (&json!(name), &json!(arguments)));
+        assert_eq!(of("item.added").next().unwrap()["item"]["arguments"], "");
+        assert_eq!(of("item.done").next().unwrap()["item"]["arguments"], json!(arguments));
+        assert_eq!(json!(arguments), output[index]["arguments"]);
+    }
+
+    // Items as they came, and what the functions gave.
+    let mut input = vec![json!({"role": "user", "content": "hi"})];
+    input.extend(output.iter().cloned());
+    let outputs = [json!("sunny"), json!([{"type": "input_text", "text": "noon"}])];
+    for (item, result) in output[1..].iter().zip(outputs) {
+        input.push(json!({"type": "function_call_output", "call_id": item["call_id"], "output": result}));
+    }
+    let again = ok(&server, json!({"input": input, "tools": functions(), "tool_choice": "none"})).await;
+    // Nothing but the conversation is in the prompt: it is that of the chat.
+    let calls: Vec<_> = output[1..].iter().map(|item| {
+        json!({"id": item["call_id"], "type": "function", "function": {"name": item["name"], "arguments": item["arguments"]}})
+    }).collect();
+    let chat = json!([
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": "See.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": calls[0]["id"], "content": "sunny"},
+        {"role": "tool", "tool_call_id": calls[1]["id"], "content": "noon"},
+    ]);
+    let chat = server.chat(json!({"messages": chat})).await;
+    assert_eq!(again["usage"]["input_tokens"], chat["usage"]["prompt_tokens"]);
+
+    for (changes, param) in [
+        (json!({"tools": [{"type": "function", "name": "no spaces"}]}), "tools[0].name"),
+        (json!({"tools": functions(), "tool_choice": {"type": "function", "name": "then"}}), "tool_choice.name"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}), "input[0].call_id"),
+        (
+            json!({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "["}]}),
+            "input[0].arguments",
+        ),
+        (json!({"text": {"format": {"type": "json_schema", "name": "a b", "schema": {}}}}), "text.format.name"),
+        (json!({"text": {"format": {"type": "json_schema", "name": "a"}}}), "text.format.schema"),
+        (json!({"text": {"format": {"type": "xml"}}}), "text.format.type"),
+    ] {
+        let response = post(&server, changes.clone()).await;
+        let error = response.json::<Value>().await.unwrap()["error"].take();
+        assert_eq!(error["param"], param, "{changes} → {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn formats_hold_as_in_a_chat() {
+    let server = Server::default().await;
+    let schema = json!({"type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 9}},
+                        "required": ["a"], "additionalProperties": false});
+    let format = json!({"type": "json_schema", "name": "answer", "strict": true, "schema": schema});
+    let response = ok(&server, json!({"text": {"format": format}})).await;
+    let text = response["output"][0]["content"][0]["text"].as_str().unwrap();
+    let value: Value = serde_json::from_str(text).unwrap();
+    assert!(value["a"].as_u64().is_some_and(|a| a < 10) && value.as_object().unwrap().len() == 1, "{text}");
+    assert_eq!(response["text"]["format"], format);
 }
