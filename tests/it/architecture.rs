@@ -59,7 +59,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "hf_hub", "ureq"], &["hub/"]),
     (&["sha2"], &["hub/", "http/auth.rs"]),
-    (&["clap"], &["config.rs", "main.rs", "bin/"]),
+    (&["clap"], &["config.rs", "config/network.rs", "main.rs", "bin/"]),
     // Of tokio the engine has the channels that its readers wait on, and training has signals.
     (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs", "train/signals.rs"]),
 ];

@@ -18,7 +18,8 @@ impl Scheduler {
         if !record.decodes || rows > MAX_ROWS || most == 0 || !self.costs.may_pay(rows, most) {
             return;
         }
-        for (r, row) in record.rows.iter().zip(&input.rows) {
+        let mut listed = Vec::new();
+        for (index, (r, row)) in record.rows.iter().zip(&input.rows).enumerate() {
             let seq = self.seqs[r.slot].as_deref_mut().expect("a listed slot is taken");
             // A token that is not known yet has no continuation. The last token of all needs no draft. A constrained
             // sequence has a mask for one token.
@@ -27,12 +28,16 @@ impl Scheduler {
                 TokenSource::Host(_) => max.min(seq.max_len - seq.num_tokens()),
                 TokenSource::PreviousStep { .. } => 0,
             };
-            if count > 0 {
-                seq.lookup.get_or_insert_default().propose(&seq.tokens, count);
+            if count == 0 {
+                // What may have been proposed in an earlier step was for the tokens of that step.
+                continue;
+            }
+            let lookup = seq.lookup.get_or_insert_default();
+            lookup.propose(&seq.tokens, count);
+            if !lookup.proposal().is_empty() {
+                listed.push(index);
             }
         }
-        let found = |r: &&RowRecord| self.seq(r.slot).lookup.as_ref().is_some_and(|l| !l.proposal().is_empty());
-        let listed: Vec<usize> = (0..rows).filter(|&i| found(&&record.rows[i])).collect();
         let lookups: Vec<_> = listed.iter().filter_map(|&i| self.seq(record.rows[i].slot).lookup.as_deref()).collect();
         let counts = self.costs.plan(rows, &lookups, most);
         for (index, count) in listed.into_iter().zip(counts) {
