@@ -36,6 +36,11 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// Nothing said yet.
+    pub fn new(system: Option<String>) -> Self {
+        Self { system, turns: Vec::new() }
+    }
+
     /// The user's turn.
     pub fn ask(&mut self, content: String) {
         self.turns.push(Message { role: Role::User, content });

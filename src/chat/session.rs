@@ -109,7 +109,7 @@ impl Session {
         sampling: Map<String, Value>,
         controls: bool,
     ) -> Self {
-        let conversation = Conversation { system, ..Conversation::default() };
+        let conversation = Conversation::new(system);
         Self { client, model, sampling, conversation, controls, begun: String::new(), numbers: None }
     }
 
