@@ -93,7 +93,7 @@ class Browser:
 class Page:
     """One tab, in a context of its own: nothing is kept from another."""
 
-    def __init__(self, browser, url, width=1280, height=800, scheme="light"):
+    def __init__(self, browser, url, width=1280, height=800, scheme="light", first=None):
         self.browser = browser
         context = browser.call("Target.createBrowserContext")["browserContextId"]
         target = browser.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
@@ -106,6 +106,8 @@ class Page:
             self.call(f"{domain}.enable")
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        if first:
+            self.call("Page.addScriptToEvaluateOnNewDocument", source=first)
         self.url = url
         self.go()
 

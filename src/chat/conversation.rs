@@ -36,7 +36,7 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Before the first turn.
+    /// Nothing said yet.
     pub fn new(system: Option<String>) -> Self {
         Self { system, turns: Vec::new() }
     }

@@ -48,6 +48,7 @@ const FILES: &[File] = files![
     "/page/markdown.js" JS "markdown.js",
     "/page/settings.js" JS "settings.js",
     "/page/shell.js" JS "shell.js",
+    "/page/storage.js" JS "storage.js",
     "/page/turns.js" JS "turns.js",
 ];
 

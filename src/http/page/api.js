@@ -1,5 +1,7 @@
 // Requests to the server this page came from, and what can go wrong with them.
 
+import { session } from './storage.js';
+
 const KEY = 'lima.key';
 
 /** Why there is no answer, in words. */
@@ -20,7 +22,7 @@ export function onKeyNeeded(ask) {
   askForKey = ask;
 }
 
-export const key = () => sessionStorage.getItem(KEY);
+export const key = () => session.get(KEY);
 
 async function refusal(response) {
   let error = {};
@@ -72,7 +74,7 @@ export async function request(path, options = {}) {
       if (key() === used) {
         const entered = await askForKey(used ? 'The server does not know this key.' : 'This server answers only with a key.');
         if (!entered) throw error;
-        sessionStorage.setItem(KEY, entered);
+        session.set(KEY, entered);
       }
       options.signal?.throwIfAborted();
     }

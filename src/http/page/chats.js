@@ -3,6 +3,8 @@
 // Editing or retrying adds a sibling and keeps what was there. `chosen` names, for each turn (`root` for the
 // beginning), the one that follows in what is shown.
 
+import { local } from './storage.js';
+
 const PREFIX = 'lima.chat.';
 const ROOT = 'root';
 
@@ -22,7 +24,9 @@ export class Chat {
   /** The turns that are shown, first to last. */
   get path() {
     const out = [];
-    for (let at = this.chosen[ROOT]; at !== undefined; at = this.chosen[at]) out.push(this.turns.get(at));
+    for (let at = this.chosen[ROOT]; at !== undefined && out.length < this.turns.size; at = this.chosen[at]) {
+      out.push(this.turns.get(at));
+    }
     return out;
   }
 
@@ -82,16 +86,11 @@ export class Chat {
     if (!this.turns.size) return true;
     this.updated = Date.now();
     const { id, updated, system, chosen } = this;
-    try {
-      localStorage.setItem(PREFIX + id, JSON.stringify({ id, updated, system, chosen, turns: [...this.turns.values()] }));
-      return true;
-    } catch {
-      return false;
-    }
+    return local.set(PREFIX + id, JSON.stringify({ id, updated, system, chosen, turns: [...this.turns.values()] }));
   }
 
   forget() {
-    localStorage.removeItem(PREFIX + this.id);
+    local.remove(PREFIX + this.id);
   }
 }
 
@@ -101,7 +100,7 @@ function isTurn(turn) {
 
 function read(name) {
   try {
-    const data = JSON.parse(localStorage.getItem(name));
+    const data = JSON.parse(local.get(name));
     if (!Array.isArray(data.turns) || !data.turns.every(isTurn)) return null;
     const chat = new Chat(data);
     return chat.path.length && chat.path.every(Boolean) ? chat : null;
@@ -112,6 +111,6 @@ function read(name) {
 
 /** All that are kept, the latest first. */
 export function kept() {
-  const names = Object.keys(localStorage).filter((name) => name.startsWith(PREFIX));
+  const names = local.names().filter((name) => name.startsWith(PREFIX));
   return names.map(read).filter(Boolean).sort((a, b) => b.updated - a.updated);
 }

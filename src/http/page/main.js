@@ -7,6 +7,7 @@ import { $, announce, el } from './dom.js';
 import * as load from './load.js';
 import * as settings from './settings.js';
 import { askForKey, startTheme } from './shell.js';
+import { local } from './storage.js';
 import { Turn, grow, isSend } from './turns.js';
 
 const EXAMPLES = [
@@ -172,8 +173,7 @@ function exportChat() {
 
 function clear() {
   stop();
-  const titles = `Delete “${state.chat.title}”?`;
-  if (!confirm(titles)) return;
+  if (!confirm(`Delete “${state.chat.title}”?`)) return;
   state.chat.forget();
   open(new Chat());
 }
@@ -221,19 +221,11 @@ async function listModels() {
   const select = $('model');
   select.replaceChildren(...state.served.map((model) =>
     el('option', { value: model.id }, model.parent ? `${model.id} · adapter` : model.id)));
-  const chosen = localStorage.getItem('lima.model');
+  const chosen = local.get('lima.model');
   if (state.served.some((model) => model.id === chosen)) select.value = chosen;
   select.disabled = false;
   about();
   return true;
-}
-
-function remember(model) {
-  try {
-    localStorage.setItem('lima.model', model);
-  } catch {
-    // Storage is full or off: good for this page only.
-  }
 }
 
 function about() {
@@ -273,7 +265,7 @@ function start() {
   $('menu').addEventListener('click', () => toggle('rail', 'menu', !$('rail').classList.contains('open')));
   $('tune').addEventListener('click', () => toggle('settings', 'tune', $('settings').hidden));
   $('model').addEventListener('change', () => {
-    remember($('model').value);
+    local.set('lima.model', $('model').value);
     about();
   });
   $('system').addEventListener('input', () => {

@@ -1,6 +1,7 @@
 // Sampling controls. An empty one is left to the server.
 
 import { $, el } from './dom.js';
+import { local } from './storage.js';
 
 const KEPT = 'lima.sampling';
 
@@ -21,18 +22,14 @@ const fields = new Map();
 
 function kept() {
   try {
-    return JSON.parse(localStorage.getItem(KEPT)) ?? {};
+    return JSON.parse(local.get(KEPT)) ?? {};
   } catch {
     return {};
   }
 }
 
 function keep() {
-  try {
-    localStorage.setItem(KEPT, JSON.stringify(sampling()));
-  } catch {
-    // Storage is full or off: good for this page only.
-  }
+  local.set(KEPT, JSON.stringify(sampling()));
 }
 
 function control({ name, label, min, max, step, slider, shown }) {

@@ -1,6 +1,7 @@
 // The colours, and the question for a key.
 
 import { $, announce, icon } from './dom.js';
+import { local } from './storage.js';
 
 const THEMES = ['auto', 'light', 'dark'];
 const SPOKEN = { auto: 'as the system', light: 'light', dark: 'dark' };
@@ -22,11 +23,7 @@ export function startTheme() {
     const next = THEMES[(THEMES.indexOf(now) + 1) % THEMES.length];
     show(next);
     announce(`Colours: ${SPOKEN[next]}.`);
-    try {
-      localStorage.setItem('lima.theme', next);
-    } catch {
-      // Storage is off: until the page is closed.
-    }
+    local.set('lima.theme', next);
   });
 }
 
