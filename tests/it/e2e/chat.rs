@@ -90,7 +90,8 @@ async fn structured(server: &Server) {
     assert!(reason.as_deref() == Some("length") || serde_json::from_str::<Value>(&text).unwrap().is_object(), "{text}");
     body["response_format"] = Value::Null;
     body["structured_outputs"] = json!({"choice": ["Paris", "Rome"]});
-    assert_eq!(said(&server.chat(&body).await, 0), ("Paris".to_owned(), Some("stop".to_owned())));
+    let (text, reason) = said(&server.chat(&body).await, 0);
+    assert!(["Paris", "Rome"].contains(&&*text) && reason.as_deref() == Some("stop"), "{text} {reason:?}");
 }
 
 /// The real model calls what it must call, and arguments are right.

@@ -219,7 +219,8 @@ async fn wrong_routes_methods_and_media_types() {
     let server = Server::default().await;
     let send = |method, path: &'static str| server.request(method, path).send();
     for (method, path, status, code) in [
-        (Method::GET, "/", 404, "unknown_url"),
+        (Method::GET, "/v1", 404, "unknown_url"),
+        (Method::POST, "/", 405, "method_not_allowed"),
         (Method::POST, "/v1/chat/completions/", 404, "unknown_url"),
         (Method::POST, "/v1//chat/completions", 404, "unknown_url"),
         (Method::POST, "/v1/nothing", 404, "unknown_url"),

@@ -319,7 +319,7 @@ async fn calls_are_items_and_their_outputs_go_back() {
     let expected: Vec<_> = expected.into_iter().chain(["completed"]).map(|name| format!("response.{name}")).collect();
     assert_eq!(names, expected);
     for (index, name) in [(1, "weather"), (2, "now")] {
-        let of = |kind: &str| {
+        let of = |kind: &'static str| {
             events.iter().filter(move |(n, e)| n.ends_with(kind) && e["output_index"] == index).map(|(_, e)| e)
         };
         let arguments: String = of("arguments.delta").map(|e| e["delta"].as_str().unwrap()).collect();
