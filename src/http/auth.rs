@@ -343,7 +343,9 @@ mod tests {
 
         // What was used stays used.
         let now = Instant::now();
-        (holder("old").enter(now).unwrap(), holder("new").enter(now).unwrap());
+        for key in ["old", "new"] {
+            holder(key).enter(now).unwrap();
+        }
         write("new name=team requests-per-minute=2\nother weight=5\n");
         auth.reload().unwrap();
         assert!(holder("new").enter(now).is_err());

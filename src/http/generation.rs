@@ -163,9 +163,8 @@ impl Generation {
     /// Waits until something happens, `patience` at most: what goes wrong until then can still be told by a status.
     pub async fn begun(&mut self, patience: Duration, mut stage: watch::Receiver<Stage>) -> Result<(), ApiError> {
         tokio::select! {
-            next = timeout(patience, self.next()) => match next {
-                Ok(Some(next)) => self.ahead = Some(next?),
-                Ok(None) | Err(_) => {}
+            next = timeout(patience, self.next()) => if let Ok(Some(next)) = next {
+                self.ahead = Some(next?);
             },
             () = deadline(&mut stage) => return Err(ApiError::DrainDeadline),
         }

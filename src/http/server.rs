@@ -147,17 +147,15 @@ async fn serve_http<S>(
         .max_headers(2 * limits.max_headers)
         .max_buf_size(2 * limits.max_header_bytes + HEAD_MARGIN);
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
-    loop {
-        tokio::select! {
-            result = serving.as_mut() => {
-                if let Err(e) = result {
-                    tracing::debug!("a connection ended: {e}");
-                }
-                return;
+    tokio::select! {
+        result = serving.as_mut() => {
+            if let Err(e) = result {
+                tracing::debug!("a connection ended: {e}");
             }
-            () = connection.evicted() => return,
-            _ = closed.wait_for(|closed| *closed) => break,
+            return;
         }
+        () = connection.evicted() => return,
+        _ = closed.wait_for(|closed| *closed) => {}
     }
     serving.as_mut().graceful_shutdown();
     if let Err(e) = serving.await {
