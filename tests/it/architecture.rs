@@ -57,11 +57,15 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["axum", "hyper", "hyper_util", "prometheus", "tokio_rustls", "tower_http"], &["http/"]),
     (&["llguidance", "tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
-    (&["zip", "hf_hub", "ureq"], &["hub/"]),
-    (&["sha2"], &["hub/", "http/auth.rs"]),
-    (&["clap"], &["config.rs", "config/network.rs", "main.rs", "bin/"]),
-    // Of tokio the engine has the channels that its readers wait on, and training has signals.
-    (&["tokio"], &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs", "train/signals.rs"]),
+    (&["zip", "hf_hub"], &["hub/"]),
+    (&["ureq"], &["hub/", "chat/client.rs", "serve/health.rs"]),
+    (&["sha2"], &["hub/", "http/auth.rs", "http/page.rs"]),
+    (&["clap"], &["config.rs", "config/network.rs", "main.rs", "bin/", "chat/mod.rs"]),
+    // Of tokio the engine has the channels that its readers wait on; training and the chat have signals.
+    (
+        &["tokio"],
+        &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs", "train/signals.rs", "chat/interrupt.rs"],
+    ),
 ];
 
 /// Where memory is handled by hand: kernels, slices that ranks show each other, and the maps of weight files.
