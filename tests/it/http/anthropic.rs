@@ -102,7 +102,8 @@ async fn events_come_in_order_and_add_up_to_the_message() {
     assert_eq!(names, expected);
     let message = &events[0].1["message"];
     assert_eq!((&message["content"], &message["stop_reason"]), (&json!([]), &Value::Null));
-    assert_eq!((&message["usage"]["input_tokens"], &message["usage"]["output_tokens"]), (&json!(20), &json!(0)));
+    let prompt = "<user\nhi>\n<assistant\n".len();
+    assert_eq!((&message["usage"]["input_tokens"], &message["usage"]["output_tokens"]), (&json!(prompt), &json!(0)));
     assert_eq!(events[2].1["content_block"]["text"], "");
     let deltas = events.iter().filter(|(n, _)| n == "content_block_delta").map(|(_, e)| e);
     let text: String = deltas.map(|e| e["delta"]["text"].as_str().unwrap()).collect();

@@ -260,8 +260,10 @@ async fn labels_are_told_to_the_span_and_forge_no_lines() {
     let log = Log::default();
     let subscriber =
         tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).with_max_level(tracing::Level::DEBUG);
-    let guard = tracing::subscriber::set_default(subscriber.finish());
     let server = Server::default().await;
+    // A place in the code that another test's thread, which logs nothing, is the first to pass would be silent for all.
+    server.chat(json!({})).await;
+    let guard = tracing::subscriber::set_default(subscriber.finish());
     let secret = "what is asked";
     let forged = "eve\n2026-01-01T00:00:00Z ERROR all is lost\u{1b}[2J\u{2028}";
     server

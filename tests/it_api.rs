@@ -1,2 +1,0 @@
-#[path = "it/http/mod.rs"]
-mod http;
