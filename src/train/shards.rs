@@ -1,6 +1,6 @@
 //! What each rank has of a model that several train together, and how they exchange it.
 //!
-//! Tensor-parallel ranks hold parts of the matrices ([`Stack`]). Ranks of a data group hold the same parts and compute
+//! Tensor-parallel ranks hold parts of the matrices (`Stack`). Ranks of a data group hold the same parts and compute
 //! different examples; each keeps AdamW's means of its share of every parameter's numbers, and changes those (ZeRO-1,
 //! Rajbhandari et al., arXiv 1910.02054): gradients are summed share by share, and weights gathered after the step.
 
