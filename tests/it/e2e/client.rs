@@ -1,4 +1,4 @@
-//! The official Python clients, and OpenAI's own schemas, against the real server.
+//! The official clients, frameworks that applications use, and OpenAI's own schemas, against the real server.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -15,14 +15,14 @@ fn setting(name: &str, what: &str) -> Option<OsString> {
     value
 }
 
-/// Runs `scripts/{script}` with the arguments made from the API's address, and returns what it printed.
-async fn run(python: OsString, script: &str, arguments: impl FnOnce(String) -> Vec<OsString>) -> String {
+/// Runs `program scripts/{script}` with the arguments made from the API's address, and returns what it printed.
+async fn run(program: OsString, script: &str, arguments: impl FnOnce(String) -> Vec<OsString>) -> String {
     let server = Server::start(&["--kv-cache-memory", "64MiB", "--max-model-len", "1024"]).await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
     let arguments = arguments(format!("{}/v1", server.base));
     let run = move || {
         let names = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-        let mut command = Command::new(python);
+        let mut command = Command::new(program);
         names.iter().for_each(|name| _ = command.env_remove(name));
         command.arg(script).args(arguments).output().unwrap()
     };
@@ -62,17 +62,43 @@ async fn the_openai_client_is_served() {
     }
 }
 
-/// Where the package is not there, CI alone insists on it.
+/// Whether the package is there; CI insists on it.
+fn has(python: &OsString, package: &str) -> bool {
+    let import = format!("import {package}");
+    let known = Command::new(python).args(["-c", &import]).output().unwrap().status.success();
+    if !known && std::env::var_os("CI").is_none() {
+        println!("skipped: LIMA_TEST_PYTHON has no package {package}");
+        return false;
+    }
+    true
+}
+
 #[tokio::test]
 async fn the_anthropic_client_is_served() {
-    let Some(python) = python() else { return };
-    let known = Command::new(&python).args(["-c", "import anthropic"]).output().unwrap().status.success();
-    if !known && std::env::var_os("CI").is_none() {
-        println!("skipped: LIMA_TEST_PYTHON has no package anthropic");
-        return;
-    }
+    let Some(python) = python().filter(|python| has(python, "anthropic")) else { return };
     let transcript = run(python, "anthropic_client.py", |base| vec![base.into()]).await;
     for part in ["streaming", "stop sequences", "a tool is called", "async", "BadRequestError", "NotFoundError"] {
+        assert!(transcript.contains(part), "no {part:?} in\n{transcript}");
+    }
+}
+
+#[tokio::test]
+async fn langchain_and_litellm_are_served() {
+    let Some(python) = python().filter(|python| has(python, "langchain_openai, litellm")) else { return };
+    let transcript = run(python, "framework_clients.py", |base| vec![base.into()]).await;
+    for part in ["langchain: structured output", "langchain: a tool is called", "litellm: async", "BadRequestError"] {
+        assert!(transcript.contains(part), "no {part:?} in\n{transcript}");
+    }
+}
+
+/// `LIMA_TEST_NODE` names a folder into which npm installed `openai`.
+#[tokio::test]
+async fn the_openai_client_for_node_is_served() {
+    if setting("LIMA_TEST_NODE", "a folder with the npm package openai").is_none() {
+        return;
+    }
+    let transcript = run("node".into(), "node_client.mjs", |base| vec![base.into()]).await;
+    for part in ["streaming", "a tool is called", "responses", "BadRequestError, NotFoundError"] {
         assert!(transcript.contains(part), "no {part:?} in\n{transcript}");
     }
 }
