@@ -1,22 +1,16 @@
-"""Talks to a running server through LangChain and LiteLLM, as applications do, and checks what they get.
+"""Talks to a running server through LangChain, as applications do, and checks what it gets.
 
-    pip install langchain-openai litellm
-    python scripts/framework_clients.py [BASE_URL [MODEL]]
+    pip install langchain-openai
+    python scripts/langchain_client.py [BASE_URL [MODEL]]
 
 BASE_URL is http://127.0.0.1:8000/v1 unless given, MODEL the name the server has by default. Prints a transcript; exits
-non-zero if anything is not as the frameworks expect it.
+non-zero if anything is not as LangChain expects it.
 """
 
-import asyncio
 import json
-import os
 import sys
 import urllib.request
 
-# Its list of prices would otherwise be fetched.
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-
-import litellm
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field
 
@@ -36,31 +30,31 @@ def heading(title):
 
 def check(condition, message):
     if not condition:
-        sys.exit(f"framework_clients: {message}")
+        sys.exit(f"langchain_client: {message}")
 
 
 def langchain(base, model):
     chat = ChatOpenAI(base_url=base, api_key="unused", model=model, temperature=0, max_tokens=60, max_retries=0)
-    heading("langchain: a message")
+    heading("a message")
     answer = chat.invoke([("system", "You are brief."), ("user", QUESTION)])
     print(answer.content)
     check(answer.content.strip(), "an empty answer")
     usage = answer.usage_metadata
     check(usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"], f"usage does not add up: {usage}")
 
-    heading("langchain: streaming")
+    heading("streaming")
     chunks = list(chat.stream([("system", "You are brief."), ("user", QUESTION)], stream_usage=True))
     text = "".join(chunk.content for chunk in chunks)
     print(len(chunks), "chunks")
     check(text == answer.content, f"streamed {text!r}")
     check(any(chunk.usage_metadata for chunk in chunks), "no usage in the stream")
 
-    heading("langchain: structured output")
+    heading("structured output")
     person = chat.with_structured_output(Person, method="json_schema").invoke("Describe Ann, who is 33.")
     print(person)
     check(isinstance(person, Person) and 0 <= person.age <= 150, f"{person!r}")
 
-    heading("langchain: a tool is called")
+    heading("a tool is called")
     weather = {
         "type": "function",
         "function": {
@@ -80,40 +74,6 @@ def langchain(base, model):
     check(isinstance(asked.tool_calls[0]["args"]["city"], str), "no city")
 
 
-def lite(base, model):
-    settings = {
-        "model": f"openai/{model}",
-        "api_base": base,
-        "api_key": "unused",
-        "temperature": 0,
-        "max_tokens": 40,
-        "messages": [{"role": "user", "content": QUESTION}],
-        "num_retries": 0,
-    }
-    heading("litellm: a message")
-    answer = litellm.completion(**settings)
-    text = answer.choices[0].message.content
-    print(text)
-    check(text.strip() and answer.usage.total_tokens > 0, "an empty answer")
-
-    heading("litellm: streaming")
-    chunks = list(litellm.completion(**settings, stream=True))
-    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    print(len(chunks), "chunks")
-    check(streamed == text, f"streamed {streamed!r}")
-
-    heading("litellm: async")
-    again = asyncio.run(litellm.acompletion(**settings))
-    check(again.choices[0].message.content == text, "another answer")
-
-    heading("litellm: an error")
-    try:
-        litellm.completion(**settings | {"messages": []})
-        check(False, "no messages are no error")
-    except litellm.BadRequestError as error:
-        print(type(error).__name__)
-
-
 def main():
     base = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000/v1"
     if len(sys.argv) > 2:
@@ -122,7 +82,6 @@ def main():
         with urllib.request.urlopen(f"{base}/models") as response:
             model = json.load(response)["data"][0]["id"]
     langchain(base, model)
-    lite(base, model)
     print("\nall as expected")
 
 
