@@ -60,7 +60,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["zip", "hf_hub"], &["hub/"]),
     (&["ureq"], &["hub/", "chat/client.rs", "serve/health.rs"]),
     (&["sha2"], &["hub/", "http/auth.rs", "http/page.rs"]),
-    (&["clap"], &["config.rs", "config/network.rs", "main.rs", "bin/", "chat/mod.rs"]),
+    (&["clap"], &["config.rs", "config/", "main.rs", "bin/", "chat/mod.rs"]),
     // Of tokio the engine has the channels that its readers wait on; training and the chat have signals.
     (
         &["tokio"],
