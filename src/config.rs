@@ -5,6 +5,7 @@ mod lora;
 mod network;
 mod options;
 mod show;
+mod traces;
 mod values;
 
 pub use lora::LoraModule;

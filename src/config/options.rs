@@ -131,6 +131,10 @@ options! {
     /// How logs are written [default: text]
     #[arg(long, env = "LIMA_LOG_FORMAT", value_enum)]
     log_format: LogFormat,
+    /// OpenTelemetry collector that gets a span for each request, over OTLP/HTTP
+    /// [default: what OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT says, or none]
+    #[arg(long, env = "LIMA_OTLP_TRACES_ENDPOINT", value_name = "URL")]
+    otlp_traces_endpoint: String,
     /// Seed of requests that bring none [default: random for each request]
     #[arg(long, env = "LIMA_SEED")]
     seed: u64,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::adapters::AdapterWeights;
+use super::constraint::MaskTask;
 use super::executor::{
     Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, StepInput, StepOutput, Ticket, TokenSource,
     Want,
@@ -286,6 +287,19 @@ impl Executor for FakeExecutor {
             }
             _ => Ok(()),
         }
+    }
+
+    /// With a depth of two, on several threads and the last first.
+    fn make_masks(&mut self, tasks: &mut [MaskTask<'_>]) {
+        self.control.count_masks(tasks.len());
+        if self.depth == 1 {
+            return tasks.iter_mut().for_each(MaskTask::run);
+        }
+        std::thread::scope(|scope| {
+            for part in tasks.chunks_mut(2).rev() {
+                scope.spawn(|| part.iter_mut().rev().for_each(MaskTask::run));
+            }
+        });
     }
 
     fn sample(&mut self, request: &SampleInput<'_>) -> Result<Ticket, ExecutorError> {

@@ -21,7 +21,7 @@ pub mod types;
 
 pub use adapters::{AdapterError, AdapterLease, AdapterWeights};
 pub use block_pool::{BlockPool, BlockTable};
-pub use constraint::Matcher;
+pub use constraint::{MaskTask, Matcher};
 pub use core::Core;
 pub use event::{EngineError, Event, SeqEvent};
 pub use executor::{

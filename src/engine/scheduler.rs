@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::adapters::AdapterLease;
 use super::block_pool::{BlockPool, BlockTable};
-use super::constraint::Guide;
+use super::constraint::{Guide, MaskTask};
 use super::event::{Event, SeqEvent};
 use super::executor::{Row, SampleInput, SampleRow, StepInput, TokenSource};
 use super::fairness::{Accounts, Waiting};
@@ -282,15 +282,22 @@ impl Scheduler {
         true
     }
 
-    /// Works out the masks of the step just scheduled: to be called before [`sample_input`](Self::sample_input), best
+    /// The masks that the step just scheduled needs: to be worked out before [`sample_input`](Self::sample_input), best
     /// while the device computes.
-    pub fn prepare_masks(&mut self) {
-        let Some(record) = self.steps.back() else { return };
-        for row in record.rows.iter().filter(|r| r.returns == Returns::Token) {
-            if let Some(guide) = self.seqs[row.slot].as_deref_mut().and_then(|seq| seq.guide.as_mut()) {
-                guide.prepare();
-            }
+    pub fn mask_tasks(&mut self) -> Vec<MaskTask<'_>> {
+        let Some(record) = self.steps.back() else { return Vec::new() };
+        let waits = |slot: &usize| {
+            let guide = self.seqs[*slot].as_deref().and_then(|seq| seq.guide.as_ref());
+            guide.is_some_and(|guide| !guide.is_ready())
+        };
+        let sampling = record.rows.iter().filter(|r| r.returns == Returns::Token).map(|r| r.slot);
+        let mut slots: Vec<usize> = sampling.filter(waits).collect();
+        if slots.is_empty() {
+            return Vec::new();
         }
+        slots.sort_unstable();
+        let all = self.seqs.iter_mut().enumerate().filter(|(slot, _)| slots.binary_search(slot).is_ok());
+        all.filter_map(|(_, seq)| seq.as_deref_mut()?.guide.as_deref_mut()).map(MaskTask).collect()
     }
 
     /// The sampling request of the step just scheduled.

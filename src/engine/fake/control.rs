@@ -36,6 +36,7 @@ struct Control {
     rows: AtomicU64,
     tokens: AtomicU64,
     max_rows: AtomicU64,
+    max_masks: AtomicU64,
     begun: Mutex<VecDeque<Arc<SamplingParams>>>,
     faults: Mutex<HashMap<u64, Fault>>,
     gate: Mutex<Gate>,
@@ -68,6 +69,15 @@ impl FakeControl {
     /// Rows of the largest step.
     pub fn max_rows(&self) -> u64 {
         self.0.max_rows.load(Relaxed)
+    }
+
+    /// Masks that a step worked out together at most.
+    pub fn max_masks(&self) -> u64 {
+        self.0.max_masks.load(Relaxed)
+    }
+
+    pub(super) fn count_masks(&self, masks: usize) {
+        self.0.max_masks.fetch_max(masks as u64, Relaxed);
     }
 
     /// Parameters of the sequences that sampled their first token, in this order; the last few.
