@@ -19,7 +19,7 @@ pub mod stats;
 pub mod thread;
 pub mod types;
 
-pub use adapters::{AdapterError, AdapterLease, AdapterWeights};
+pub use adapters::{AdapterError, AdapterLease, AdapterReservation, AdapterWeights};
 pub use block_pool::{BlockPool, BlockTable};
 pub use constraint::{MaskTask, Matcher};
 pub use core::Core;
