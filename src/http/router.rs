@@ -112,8 +112,7 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     let id = id.and_then(|id| id.to_str().ok()).map_or_else(|| new_id("req_"), str::to_owned);
     // The pattern, so that clients cannot make up label values.
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |p| p.as_str().to_owned());
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let client = header("traceparent").and_then(|parent| remote(parent, header("tracestate")));
+    let client = client(request.headers());
     // Another method is refused before it means anything.
     let traces = app.traces.as_ref().filter(|_| request.method() == Method::POST);
     let traced = traces.and_then(|traces| traces.begin(&route, &id, client.as_ref()));
@@ -172,6 +171,11 @@ fn too_many_headers(headers: &HeaderMap, limits: &Limits) -> Option<ApiError> {
     let (bytes, count) = (limits.max_header_bytes, limits.max_headers);
     let used: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     (used > bytes || headers.len() > count).then_some(ApiError::Headers { bytes, count })
+}
+
+fn client(headers: &HeaderMap) -> Option<Remote> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    remote(header("traceparent")?, header("tracestate"))
 }
 
 /// The client's span in W3C's trace context: `00-<trace id>-<parent id>-<flags>`; later versions may have more behind.
