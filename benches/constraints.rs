@@ -1,4 +1,5 @@
-//! Structured output: time to compile a constraint, and to work out the mask of each token of a text that meets it.
+//! Structured output: time to compile a constraint, to work out the mask of each token of a text that meets it, and the
+//! masks of a step of 16 sequences, one after the other and over the workers of a pool.
 //!
 //! `cargo bench --bench constraints`. The vocabulary is that of `LIMA_TEST_MODEL`, a GGUF file, else of the default
 //! model, fetched if need be.
@@ -6,9 +7,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lima::engine::TokenId;
+use lima::engine::{Matcher, TokenId};
 use lima::hub::{self, DEFAULT_MODEL};
 use lima::model::weights::Checkpoint;
+use lima::ops::cpu::pool::Pool;
 use lima::text::{Constraints, PromptRenderer, Spec};
 use serde_json::json;
 
@@ -81,4 +83,47 @@ fn main() {
             accepts / count
         );
     }
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
+    println!("\n| {TOGETHER} sequences | one thread | {workers} workers |");
+    println!("|---|--:|--:|");
+    for (name, spec, text) in cases().into_iter().take(2) {
+        let tokens = tokenizer.encode_plain(&text, false).expect("it is encoded");
+        let (alone, shared) = together(&constraints, &spec, &tokens, workers);
+        println!("| {name} | {alone:.0?} | {shared:.0?} |");
+    }
+}
+
+/// Sequences of a step, each at a place of its own in the text.
+const TOGETHER: usize = 16;
+
+/// All masks of a step, by one thread and by a pool of `workers`; the median of the steps.
+fn together(constraints: &Arc<Constraints>, spec: &Spec, tokens: &[TokenId], workers: usize) -> (Duration, Duration) {
+    let mut pool = Pool::new(workers);
+    let mut sequences: Vec<(Box<dyn Matcher>, Vec<u32>)> = (0..TOGETHER)
+        .map(|i| {
+            let mut matcher = constraints.compile(spec).expect("it compiles");
+            let before = &tokens[..i * (tokens.len() / 2) / TOGETHER];
+            before.iter().for_each(|t| matcher.accept(*t).expect("it is allowed"));
+            (matcher, Vec::new())
+        })
+        .collect();
+    let (mut alone, mut shared) = (Vec::new(), Vec::new());
+    for step in 0..tokens.len() / 2 {
+        let mask = |(matcher, mask): &mut (Box<dyn Matcher>, Vec<u32>)| matcher.mask(mask).expect("something is allowed");
+        // A copy has the automaton's caches too, so both begin alike.
+        let mut copies: Vec<_> = sequences.iter().map(|(matcher, mask)| (matcher.fork(), mask.clone())).collect();
+        let started = Instant::now();
+        copies.iter_mut().for_each(mask);
+        alone.push(started.elapsed());
+        let started = Instant::now();
+        pool.for_each(&mut sequences, |_, sequence| mask(sequence));
+        shared.push(started.elapsed());
+        assert!(copies.iter().zip(&sequences).all(|(a, b)| a.1 == b.1), "threads change nothing");
+        for (i, (matcher, _)) in sequences.iter_mut().enumerate() {
+            matcher.accept(tokens[i * (tokens.len() / 2) / TOGETHER + step]).expect("it is allowed");
+        }
+    }
+    alone.sort();
+    shared.sort();
+    (alone[alone.len() / 2], shared[shared.len() / 2])
 }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, ToolCallParser};
 use crate::engine::{self, EngineConfig, EngineThread, Executor, TokenId};
-use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, ToolFormat};
+use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, ToolFormat, Traces};
 use crate::text::PromptRenderer;
 
 pub use self::health::health;
@@ -82,6 +82,7 @@ async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         }
         None => {}
     }
+    let traces = traces(&config)?;
     let listener = bind(config.listen).await?;
     let address = listener.local_addr().context("cannot tell the port")?;
     let scheme = if secrets.tls.is_some() { "https" } else { "http" };
@@ -93,6 +94,7 @@ async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         tls: secrets.tls,
         allowed_origins: config.network.allowed_origins.clone(),
         metrics_apart: config.network.metrics_port.is_some(),
+        traces,
     });
     if let Some(port) = config.network.metrics_port {
         let listener = bind(SocketAddr::new(config.listen.ip(), port)).await?;
@@ -136,11 +138,25 @@ async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
             }
         }
     };
+    let traces = app.traces.clone();
     http::serve(app, listener, stop, config.drain_timeout).await.context("the server failed")?;
+    if let Some(traces) = traces {
+        // Blocks a thread that nobody needs any more.
+        let _ = tokio::task::spawn_blocking(move || traces.shutdown(LAST_SPANS)).await;
+    }
     match reported.await {
         Ok(error) => Err(error),
         Err(_) => Ok(()),
     }
+}
+
+/// How long the last spans may take to reach their collector.
+const LAST_SPANS: Duration = Duration::from_secs(2);
+
+fn traces(config: &Config) -> anyhow::Result<Option<Traces>> {
+    let endpoint = config.network.traces_endpoint.as_deref();
+    let traces = endpoint.map(Traces::new).transpose();
+    traces.map_err(|reason| anyhow!("--otlp-traces-endpoint: {reason}"))
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

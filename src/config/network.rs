@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use super::{ByteSize, ConfigError, Options, within};
+use super::{ByteSize, ConfigError, Options, traces, within};
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -54,6 +54,8 @@ pub struct Network {
     pub isolate_prefix_cache: bool,
     /// How logs are written.
     pub log_format: LogFormat,
+    /// Where spans of requests are posted, a whole URL.
+    pub traces_endpoint: Option<String>,
 }
 
 /// Longest time that can be set.
@@ -101,6 +103,7 @@ impl Network {
             )?,
             isolate_prefix_cache: o.isolate_prefix_cache.unwrap_or(false),
             log_format: o.log_format.unwrap_or(LogFormat::Text),
+            traces_endpoint: traces::endpoint(o.otlp_traces_endpoint.as_deref(), |name| std::env::var(name).ok())?,
         })
     }
 
@@ -124,6 +127,7 @@ impl Network {
             ("max-header-size", ByteSize(self.max_header_size as u64).to_string()),
             ("isolate-prefix-cache", self.isolate_prefix_cache.to_string()),
             ("log-format", or(format, "")),
+            ("otlp-traces-endpoint", or(self.traces_endpoint.clone(), "none")),
         ]
     }
 }

@@ -90,15 +90,25 @@ impl SlotTable {
     }
 }
 
-impl EngineHandle {
-    /// Puts an adapter into a free slot, between two steps. Waits for the engine thread, for a step at most: not
-    /// for async code.
-    pub fn load_adapter(&self, weights: Arc<AdapterWeights>) -> Result<AdapterLease, AdapterError> {
-        if self.shared.lifecycle() == Lifecycle::Stopped {
-            return Err(AdapterError::Stopped);
-        }
-        let adapters = &self.shared.adapters;
-        let slot = adapters.take().ok_or(AdapterError::Full(adapters.max))?;
+/// A slot that is kept for an adapter while its weights are read. Dropping it frees the slot.
+pub struct AdapterReservation {
+    /// `None` once the adapter has it.
+    slot: Option<AdapterSlot>,
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+}
+
+impl fmt::Debug for AdapterReservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.slot.fmt(f)
+    }
+}
+
+impl AdapterReservation {
+    /// Puts the adapter into its slot, between two steps. Waits for the engine thread, for a step at most: not for
+    /// async code.
+    pub fn load(mut self, weights: Arc<AdapterWeights>) -> Result<AdapterLease, AdapterError> {
+        let slot = self.slot.take().expect("an adapter takes its slot once");
         let lease = AdapterLease(Arc::new(Held { slot, home: Some((self.shared.clone(), self.commands.clone())) }));
         let (reply, answer) = channel();
         self.commands.send(Command::LoadAdapter { slot, weights, reply }).map_err(|_| AdapterError::Stopped)?;
@@ -107,6 +117,31 @@ impl EngineHandle {
             Ok(Err(error)) => Err(AdapterError::Executor(error)),
             Err(_) => Err(AdapterError::Stopped),
         }
+    }
+}
+
+impl Drop for AdapterReservation {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            self.shared.adapters.give_back(slot.index);
+        }
+    }
+}
+
+impl EngineHandle {
+    /// Keeps a free slot, before the weights that are to go there are read.
+    pub fn reserve_adapter(&self) -> Result<AdapterReservation, AdapterError> {
+        if self.shared.lifecycle() == Lifecycle::Stopped {
+            return Err(AdapterError::Stopped);
+        }
+        let adapters = &self.shared.adapters;
+        let slot = Some(adapters.take().ok_or(AdapterError::Full(adapters.max))?);
+        Ok(AdapterReservation { slot, shared: self.shared.clone(), commands: self.commands.clone() })
+    }
+
+    /// Puts an adapter that is read already into a free slot; see [`AdapterReservation::load`].
+    pub fn load_adapter(&self, weights: Arc<AdapterWeights>) -> Result<AdapterLease, AdapterError> {
+        self.reserve_adapter()?.load(weights)
     }
 
     /// Adapters that may be loaded at once.

@@ -62,6 +62,11 @@ impl Guide {
         }
     }
 
+    /// Whether the mask is worked out.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
     /// Allowed tokens, after [`prepare`](Self::prepare).
     pub fn mask(&self) -> &[u32] {
         debug_assert!(self.ready, "the mask is prepared before sampling");
@@ -77,5 +82,17 @@ impl Guide {
     pub fn accept(&mut self, token: TokenId) -> Result<(), String> {
         self.ready = false;
         self.matcher.accept(token)
+    }
+}
+
+/// A mask to be worked out. It depends on its own sequence's tokens alone, so tasks may run in any order and on any
+/// threads.
+#[derive(Debug)]
+pub struct MaskTask<'a>(pub(super) &'a mut Guide);
+
+impl MaskTask<'_> {
+    /// Works it out; once is enough.
+    pub fn run(&mut self) {
+        self.0.prepare();
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::adapters::AdapterWeights;
+use super::constraint::MaskTask;
 use super::types::{AdapterSlot, BlockId, Pooling, SamplingParams, SeqId, TokenId};
 
 /// Where a row's token ids come from.
@@ -236,6 +237,12 @@ pub trait Executor: Send {
 
     /// Enqueues the forward pass, up to logits. After an error nothing of the step is in flight.
     fn forward(&mut self, step: &StepInput) -> Result<(), ExecutorError>;
+
+    /// Runs each of these tasks once, on the threads that it has to spare: after [`forward`](Self::forward), so that
+    /// what has only been enqueued goes on meanwhile. One after the other unless it knows better.
+    fn make_masks(&mut self, tasks: &mut [MaskTask<'_>]) {
+        tasks.iter_mut().for_each(MaskTask::run);
+    }
 
     /// Enqueues sampling for the step just forwarded. Called once a step, even with no rows.
     fn sample(&mut self, request: &SampleInput<'_>) -> Result<Ticket, ExecutorError>;

@@ -4,156 +4,27 @@
 //! the row's block table leads to. A wrong table, a block used twice or a wrong position therefore
 //! changes the output, and [`oracle`] says what it should have been.
 
+mod control;
 mod model;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::adapters::AdapterWeights;
+use super::constraint::MaskTask;
 use super::executor::{
     Executor, ExecutorError, Row, RowOut, SampleInput, SampleRow, Sampled, StepInput, StepOutput, Ticket, TokenSource,
     Want,
 };
-use super::types::{AdapterSlot, BLOCK_SIZE, Pooling, SamplingParams, SeqId, TokenId};
+use super::types::{AdapterSlot, BLOCK_SIZE, Pooling, SeqId, TokenId};
+pub use control::{FakeControl, Fault};
 use model::allowed;
 pub use model::{FAKE_HIDDEN, fake_hidden, next_token, oracle, oracle_pooled, oracle_scores, score_token};
 
 /// The output token at an index of a prompt; `None` leaves it to the hash.
 pub type Script = Box<dyn Fn(&[TokenId], usize) -> Option<TokenId> + Send>;
-
-/// Sequences that [`FakeControl::begun`] remembers.
-const MAX_BEGUN: usize = 64;
-
-/// How a step should fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// `forward` answers an error.
-    Forward,
-    /// `forward` panics.
-    Panic,
-    /// `sample` answers an error.
-    Sample,
-    /// `collect` answers an error.
-    Collect,
-    /// This row fails (modulo the number of rows).
-    Row(usize),
-}
-
-/// What a [`FakeExecutor`] has done, and levers to disturb it. Cheap to clone; works from any thread.
-#[derive(Clone, Default)]
-pub struct FakeControl(Arc<Control>);
-
-#[derive(Default)]
-struct Control {
-    forwards: AtomicU64,
-    rows: AtomicU64,
-    tokens: AtomicU64,
-    max_rows: AtomicU64,
-    begun: Mutex<VecDeque<Arc<SamplingParams>>>,
-    faults: Mutex<HashMap<u64, Fault>>,
-    gate: Mutex<Gate>,
-    opened: Condvar,
-}
-
-#[derive(Default)]
-struct Gate {
-    /// Forward passes that may start; `None` is any number.
-    permits: Option<u64>,
-    delay: Duration,
-}
-
-impl FakeControl {
-    /// Forward passes started.
-    pub fn forwards(&self) -> u64 {
-        self.0.forwards.load(Relaxed)
-    }
-
-    /// Rows of all of them.
-    pub fn rows(&self) -> u64 {
-        self.0.rows.load(Relaxed)
-    }
-
-    /// Token positions computed.
-    pub fn tokens(&self) -> u64 {
-        self.0.tokens.load(Relaxed)
-    }
-
-    /// Rows of the largest step.
-    pub fn max_rows(&self) -> u64 {
-        self.0.max_rows.load(Relaxed)
-    }
-
-    /// Parameters of the sequences that sampled their first token, in this order; the last few.
-    pub fn begun(&self) -> Vec<Arc<SamplingParams>> {
-        lock(&self.0.begun).iter().cloned().collect()
-    }
-
-    fn begins(&self, params: &Arc<SamplingParams>) {
-        let mut begun = lock(&self.0.begun);
-        if begun.len() == MAX_BEGUN {
-            begun.pop_front();
-        }
-        begun.push_back(Arc::clone(params));
-    }
-
-    /// Makes the step with this number fail.
-    pub fn inject(&self, step: u64, fault: Fault) {
-        lock(&self.0.faults).insert(step, fault);
-    }
-
-    /// Makes each forward pass take at least this long.
-    pub fn set_delay(&self, delay: Duration) {
-        lock(&self.0.gate).delay = delay;
-    }
-
-    /// Holds forward passes back until [`open`](Self::open) or [`permit`](Self::permit).
-    pub fn hold(&self) {
-        lock(&self.0.gate).permits = Some(0);
-    }
-
-    /// Lets this many more forward passes start.
-    pub fn permit(&self, more: u64) {
-        let mut gate = lock(&self.0.gate);
-        gate.permits = Some(gate.permits.unwrap_or(0) + more);
-        self.0.opened.notify_all();
-    }
-
-    /// Lets all forward passes go.
-    pub fn open(&self) {
-        lock(&self.0.gate).permits = None;
-        self.0.opened.notify_all();
-    }
-
-    fn pass_gate(&self) {
-        let mut gate = lock(&self.0.gate);
-        while gate.permits == Some(0) {
-            gate = self.0.opened.wait(gate).unwrap_or_else(PoisonError::into_inner);
-        }
-        if let Some(permits) = &mut gate.permits {
-            *permits -= 1;
-        }
-        let delay = gate.delay;
-        drop(gate);
-        if !delay.is_zero() {
-            std::thread::sleep(delay);
-        }
-    }
-
-    fn count(&self, step: &StepInput) {
-        self.0.forwards.fetch_add(1, Relaxed);
-        self.0.rows.fetch_add(step.rows.len() as u64, Relaxed);
-        self.0.tokens.fetch_add(step.num_tokens() as u64, Relaxed);
-        self.0.max_rows.fetch_max(step.rows.len() as u64, Relaxed);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A deterministic executor of depth 1 or 2. Its pool grows as block ids demand.
 pub struct FakeExecutor {
@@ -383,7 +254,7 @@ impl Executor for FakeExecutor {
         if self.in_flight.len() >= self.depth {
             return Err(ExecutorError(format!("more than {} steps in flight", self.depth)));
         }
-        self.fault = lock(&self.control.0.faults).remove(&step.step);
+        self.fault = self.control.take_fault(step.step);
         self.made = StepOutput { rows: vec![RowOut::None; step.rows.len()], scores: Vec::new() };
         step.released.iter().for_each(|seq| _ = self.sums.remove(seq));
         for row in &step.rows {
@@ -416,6 +287,19 @@ impl Executor for FakeExecutor {
             }
             _ => Ok(()),
         }
+    }
+
+    /// With a depth of two, on several threads and the last first.
+    fn make_masks(&mut self, tasks: &mut [MaskTask<'_>]) {
+        self.control.count_masks(tasks.len());
+        if self.depth == 1 {
+            return tasks.iter_mut().for_each(MaskTask::run);
+        }
+        std::thread::scope(|scope| {
+            for part in tasks.chunks_mut(2).rev() {
+                scope.spawn(|| part.iter_mut().rev().for_each(MaskTask::run));
+            }
+        });
     }
 
     fn sample(&mut self, request: &SampleInput<'_>) -> Result<Ticket, ExecutorError> {

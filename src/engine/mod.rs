@@ -19,9 +19,9 @@ pub mod stats;
 pub mod thread;
 pub mod types;
 
-pub use adapters::{AdapterError, AdapterLease, AdapterWeights};
+pub use adapters::{AdapterError, AdapterLease, AdapterReservation, AdapterWeights};
 pub use block_pool::{BlockPool, BlockTable};
-pub use constraint::Matcher;
+pub use constraint::{MaskTask, Matcher};
 pub use core::Core;
 pub use event::{EngineError, Event, SeqEvent};
 pub use executor::{

@@ -10,12 +10,11 @@
 //! once, because steps run in order.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 use std::time::Duration;
 
 use super::adapters::AdapterLease;
 use super::block_pool::{BlockPool, BlockTable};
-use super::constraint::Guide;
+use super::constraint::{Guide, MaskTask};
 use super::event::{Event, SeqEvent};
 use super::executor::{Row, SampleInput, SampleRow, StepInput, TokenSource};
 use super::fairness::{Accounts, Waiting};
@@ -26,8 +25,12 @@ use super::types::{BLOCK_SIZE, BlockId, FinishReason, Request, SeqId, Task, Toke
 mod admit;
 mod assemble;
 mod drafts;
+mod invariants;
+mod record;
 mod trace;
 mod update;
+
+use record::{Returns, RowRecord, StepRecord};
 
 /// Where several tenants share the engine, a step computes this part of its tokens at most of prompts.
 const SHARED_CHUNKS: usize = 8;
@@ -80,42 +83,6 @@ pub struct Counters {
     pub drafts: u64,
     pub draft_tokens: u64,
     pub accepted_draft_tokens: u64,
-}
-
-/// A row of a step in flight.
-#[derive(Debug)]
-struct RowRecord {
-    slot: usize,
-    seq: SeqId,
-    epoch: u32,
-    /// Positions computed after it, without drafts.
-    end: usize,
-    /// Drafts beyond these positions.
-    drafts: usize,
-    returns: Returns,
-    /// Tokens of the prompt, by index, whose scores it returns.
-    scores: Range<usize>,
-}
-
-/// What the scheduler waits for in a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Returns {
-    /// Nothing: more of the sequence's tokens are to be computed.
-    Nothing,
-    /// A token.
-    Token,
-    /// The pooled state, and with it the end.
-    Pooled,
-    /// Nothing, and with it the end of a sequence that generates nothing.
-    End,
-}
-
-#[derive(Debug, Default)]
-struct StepRecord {
-    step: u64,
-    /// Whether it is a step of decoding alone, whose time says what drafts cost.
-    decodes: bool,
-    rows: Vec<RowRecord>,
 }
 
 /// The state of every sequence and of the block pool.
@@ -315,15 +282,22 @@ impl Scheduler {
         true
     }
 
-    /// Works out the masks of the step just scheduled: to be called before [`sample_input`](Self::sample_input), best
+    /// The masks that the step just scheduled needs: to be worked out before [`sample_input`](Self::sample_input), best
     /// while the device computes.
-    pub fn prepare_masks(&mut self) {
-        let Some(record) = self.steps.back() else { return };
-        for row in record.rows.iter().filter(|r| r.returns == Returns::Token) {
-            if let Some(guide) = self.seqs[row.slot].as_deref_mut().and_then(|seq| seq.guide.as_mut()) {
-                guide.prepare();
-            }
+    pub fn mask_tasks(&mut self) -> Vec<MaskTask<'_>> {
+        let Some(record) = self.steps.back() else { return Vec::new() };
+        let waits = |slot: &usize| {
+            let guide = self.seqs[*slot].as_deref().and_then(|seq| seq.guide.as_ref());
+            guide.is_some_and(|guide| !guide.is_ready())
+        };
+        let sampling = record.rows.iter().filter(|r| r.returns == Returns::Token).map(|r| r.slot);
+        let mut slots: Vec<usize> = sampling.filter(waits).collect();
+        if slots.is_empty() {
+            return Vec::new();
         }
+        slots.sort_unstable();
+        let all = self.seqs.iter_mut().enumerate().filter(|(slot, _)| slots.binary_search(slot).is_ok());
+        all.filter_map(|(_, seq)| seq.as_deref_mut()?.guide.as_deref_mut()).map(MaskTask).collect()
     }
 
     /// The sampling request of the step just scheduled.
@@ -407,44 +381,5 @@ impl Scheduler {
         }
         self.by_id.remove(&seq.id);
         self.free_slots.push(slot);
-    }
-
-    /// Panics if the bookkeeping contradicts itself. Walks everything: for tests.
-    pub fn assert_invariants(&self) {
-        self.pool.assert_invariants(self.seqs.iter().flatten().map(|s| &s.table));
-        assert!(self.running.is_sorted_by_key(|&slot| self.seq(slot).key), "running is in key order");
-        assert!(self.running.len() <= self.config.max_num_seqs, "too many sequences run");
-        let alive = self.seqs.iter().flatten().count();
-        assert_eq!(alive, self.running.len() + self.num_waiting, "every sequence runs or waits");
-        assert_eq!(alive, self.by_id.len(), "every sequence has its id");
-        assert_eq!(alive + self.free_slots.len(), self.seqs.len(), "every slot is taken or free");
-        assert_eq!(self.accounts.waiting().count(), self.num_waiting, "waiting sequences");
-        assert_eq!(self.accounts.num_running(), self.running.len(), "running sequences of all tenants");
-        for &(_, _, slot) in self.accounts.waiting() {
-            let seq = self.seq(slot);
-            assert_eq!((seq.num_computed, seq.in_flight, seq.table.capacity()), (0, 0, 0), "{:?} waits", seq.id);
-        }
-        let preempted = self.accounts.waiting().filter(|&&(_, _, slot)| self.seq(slot).admitted).count();
-        assert_eq!(preempted, self.num_preempted, "preempted sequences");
-        for &slot in &self.running {
-            let seq = self.seq(slot);
-            let rows = |s: &StepRecord| {
-                let samples = |r: &&RowRecord| r.returns == Returns::Token && r.slot == slot && self.is_current(r);
-                s.rows.iter().filter(samples).count()
-            };
-            assert_eq!(seq.in_flight, self.steps.iter().map(rows).sum::<usize>(), "{:?} in flight", seq.id);
-            assert!(seq.num_computed <= seq.num_tokens() && seq.num_tokens() <= seq.max_len, "{:?} counts", seq.id);
-            assert!((1..=seq.num_prompt).contains(&seq.num_scored), "{:?} scored", seq.id);
-            assert!(seq.num_computed <= seq.table.capacity(), "{:?} computed beyond its blocks", seq.id);
-            let rows = self.steps.iter().flat_map(|s| &s.rows);
-            let drafts = rows.filter(|r| r.slot == slot && self.is_current(r)).map(|r| r.drafts).sum::<usize>();
-            assert!(
-                seq.table.blocks().len() <= (seq.num_tokens() + drafts).div_ceil(BLOCK_SIZE),
-                "{:?} blocks",
-                seq.id
-            );
-            assert!(drafts == 0 || seq.in_flight == 1, "{:?} drafts", seq.id);
-            assert!(seq.num_registered * BLOCK_SIZE <= seq.num_computed, "{:?} registered too much", seq.id);
-        }
     }
 }

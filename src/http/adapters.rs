@@ -71,8 +71,10 @@ impl Adapters {
         if model.names.iter().any(|n| n == name) || self.served().contains_key(name) {
             return Err(Refusal::Name(format!("'{}' is already loaded", quote(name))));
         }
+        // First the slot: what has no place is not read.
+        let slot = model.engine.reserve_adapter().map_err(Refusal::Engine)?;
         let weights = (self.load)(dir).map_err(Refusal::Path)?;
-        let lease = model.engine.load_adapter(weights).map_err(Refusal::Engine)?;
+        let lease = slot.load(weights).map_err(Refusal::Engine)?;
         tracing::info!("adapter '{}' is loaded", quote(name));
         let served = Served { lease, root: shown, parent, created: unix_seconds() };
         self.served().insert(name.to_owned(), served);

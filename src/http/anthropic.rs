@@ -32,9 +32,9 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let request_id = id_of(&request);
     let (model, prepared) = intake::prepared(&app, request, prepare).await?;
     let Prepared { chat, mut submission, calls, at_end_of_context } = prepared;
+    let identity = Identity::new("msg_", chat.target.name);
     let active = app.enter()?;
     let mut generation = Generation::start(&model, &mut submission, "messages", arrived, active)?;
-    let identity = Identity::new("msg_", chat.target.name);
     let pieces = Pieces::new(submission.vocabulary, submission.wants_logprobs, calls);
     let mut answer = Answer::new(pieces, submission.stop, at_end_of_context, request_id.clone());
     if chat.common.stream {

@@ -16,6 +16,7 @@ use super::prepare::{Prepared, new_id, prepare};
 use super::state::{App, Stage, unix_seconds};
 use super::stream::{self, ChatChunks, Dialect};
 use super::tools::{Answered, finish_reason};
+use super::traces::RequestSpan;
 use super::vocabulary::Shown;
 use super::wire::{ChatCompletion, Choice, Logprobs, Message, Usage};
 use crate::engine::Scored;
@@ -31,9 +32,14 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A new one; `kind` is what the id begins with, such as `chatcmpl-`.
+    /// A new one, told to the request's span; `kind` is what the id begins with, such as `chatcmpl-`.
     pub fn new(kind: &str, model: String) -> Self {
-        Self { id: new_id(kind), created: unix_seconds(), model }
+        let identity = Self { id: new_id(kind), created: unix_seconds(), model };
+        if let Some(span) = RequestSpan::current() {
+            span.model(&identity.model);
+            span.response(&identity.id);
+        }
+        identity
     }
 }
 
@@ -42,9 +48,9 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let arrived = Instant::now();
     let (model, prepared) = intake::prepared(&app, request, prepare).await?;
     let Prepared { chat, mut submission, calls } = prepared;
+    let identity = Identity::new("chatcmpl-", chat.target.name);
     let active = app.enter()?;
     let mut generation = Generation::start(&model, &mut submission, "messages", arrived, active)?;
-    let identity = Identity::new("chatcmpl-", chat.target.name);
     let (common, vocabulary) = (chat.common, submission.vocabulary);
     if common.stream {
         let chunks = ChatChunks::new(generation.len(), vocabulary, submission.wants_logprobs, calls);

@@ -47,6 +47,8 @@ pub struct Choice {
     timing: Timing,
     cached_tokens: usize,
     sum_logprob: f64,
+    /// Why it ended, if it ended well.
+    reason: Option<&'static str>,
 }
 
 impl Choice {
@@ -75,12 +77,23 @@ impl Choice {
             timing,
             cached_tokens: 0,
             sum_logprob: 0.0,
+            reason: None,
         }
     }
 
     /// Whether the engine has taken it up.
     pub fn is_begun(&self) -> bool {
         self.timing.is_scheduled()
+    }
+
+    /// When things happened to it.
+    pub fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Why it ended; `abort` if it has not, or badly.
+    pub fn reason(&self) -> &'static str {
+        self.reason.unwrap_or("abort")
     }
 
     /// Ends it here, as if its limit of tokens were reached.
@@ -211,6 +224,7 @@ impl Choice {
     fn finish(&mut self, added: &mut Added, reason: &'static str) {
         self.events = None;
         added.finish_reason = Some(reason);
+        self.reason = Some(reason);
         self.timing.finished(self.model.metrics(), reason);
     }
 }

@@ -9,6 +9,7 @@ use super::error::{ApiError, quote};
 use super::fields::{Fields, check_length, integer, number, wrong_type};
 use super::state::ServedModel;
 use super::structured::Structured;
+use super::traces::RequestSpan;
 use crate::engine::{Request, SamplingParams, TokenId};
 
 /// How to generate, and how to tell.
@@ -268,9 +269,12 @@ fn sampling(f: &mut Fields) -> Result<Sampling, ApiError> {
 /// Fields that say who asks, not what: checked, and told to the request's span. Written as `Debug` does it, so that
 /// none can forge a line of a log.
 pub fn labels(f: &mut Fields) -> Result<(), ApiError> {
-    let span = tracing::Span::current();
+    let (span, traced) = (tracing::Span::current(), RequestSpan::current());
     for (name, max) in [("user", 512), ("safety_identifier", 64), ("prompt_cache_key", 512)] {
         if let Some(label) = f.short_string(name, max)? {
+            if let Some(traced) = &traced {
+                traced.label(name, &label);
+            }
             span.record(name, debug(label));
         }
     }
@@ -287,6 +291,9 @@ pub fn labels(f: &mut Fields) -> Result<(), ApiError> {
         }
     }
     if !metadata.is_empty() {
+        if let Some(traced) = &traced {
+            traced.label("metadata", &serde_json::to_string(&metadata).unwrap_or_default());
+        }
         span.record("metadata", debug(metadata));
     }
     Ok(())

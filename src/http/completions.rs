@@ -25,9 +25,9 @@ use crate::engine::Scored;
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let (model, mut prepared) = intake::prepared(&app, request, prepare).await?;
+    let identity = Identity::new("cmpl-", prepared.request.target.name.clone());
     let active = app.enter()?;
     let mut generation = Generation::start(&model, &mut prepared.submission, "prompt", arrived, active)?;
-    let identity = Identity::new("cmpl-", prepared.request.target.name.clone());
     if prepared.request.common.stream {
         generation.begun(app.limits.keep_alive, app.watch_stage()).await?;
         let wants = stream::Wants { usage: prepared.request.common.include_usage, keep_alive: app.limits.keep_alive };

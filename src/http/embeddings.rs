@@ -19,7 +19,8 @@ use super::metrics::Timing;
 use super::prompts::{self, Encoding};
 use super::state::{App, ServedModel};
 use super::target::Target;
-use super::wire::{Embedding, EmbeddingList, EmbeddingUsage, Vector};
+use super::traces::Generated;
+use super::wire::{Embedding, EmbeddingList, EmbeddingUsage, Usage, Vector};
 use crate::engine::{self, EngineError, Event, EventStream, Pooling, SamplingParams, Task};
 
 /// Inputs ready to be submitted.
@@ -36,6 +37,9 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let (model, prepared) = intake::prepared(&app, request, prepare).await?;
     let active = app.enter()?;
     let Prepared { name, base64, normalize, sequences } = prepared;
+    if let Some(span) = &active.span {
+        span.model(&name);
+    }
     let lengths: Vec<usize> = sequences.iter().map(|s| s.prompt.len()).collect();
     let streams = submit(&model, sequences, "input")?;
     lengths.iter().for_each(|&tokens| model.metrics().accepted(tokens, 1, 0));
@@ -75,6 +79,10 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
         () = at(active.until) => return Err(active.too_long()),
     };
     let prompt_tokens = lengths.iter().sum();
+    if let Some(span) = &active.span {
+        let timings = reads.iter().map(|read| &read.timing).collect();
+        span.generated(Generated { usage: Usage::new(prompt_tokens, 0, 0), timings, reasons: Vec::new() });
+    }
     let usage = EmbeddingUsage { prompt_tokens, total_tokens: prompt_tokens };
     respond(&EmbeddingList { object: "list", data, model: &name, usage })
 }

@@ -16,6 +16,7 @@ use super::choice::{Added, Choice};
 use super::error::ApiError;
 use super::metrics::Timing;
 use super::state::{Active, ServedModel, Stage};
+use super::traces::Generated;
 use super::vocabulary::Vocabulary;
 use super::wire::Usage;
 use crate::engine::{EventStream, Request, SamplingParams, SubmitError, TokenId};
@@ -117,6 +118,9 @@ impl Generation {
         let submission = &*submission;
         let per_prompt = submission.per_prompt;
         let asked: Vec<_> = sequences.iter().map(|s| (Arc::clone(&s.prompt), Arc::clone(&s.params))).collect();
+        if let (Some(span), Some((_, params))) = (&active.span, asked.first()) {
+            span.asked(params, per_prompt);
+        }
         let streams = submit(model, sequences, param)?;
         let mut prompt_tokens = 0;
         for (prompt, params) in asked.iter().step_by(per_prompt) {
@@ -169,6 +173,13 @@ impl Generation {
             () = deadline(&mut stage) => return Err(ApiError::DrainDeadline),
         }
         Ok(())
+    }
+
+    /// Tells its span that it ends in an error.
+    pub fn failed(&self, error: &ApiError) {
+        if let Some(span) = &self.active.span {
+            span.failed(error.code(), true);
+        }
     }
 
     /// When it ends in any case.
@@ -256,5 +267,17 @@ impl Generation {
         // Each prompt counts once; its other choices find it in the cache by design.
         let cached = self.choices.iter().step_by(self.per_prompt).map(Choice::cached_tokens).sum();
         Usage::new(self.prompt_tokens, cached, completion)
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if let Some(span) = &self.active.span {
+            span.generated(Generated {
+                usage: self.usage(),
+                timings: self.choices.iter().map(Choice::timing).collect(),
+                reasons: self.choices.iter().map(Choice::reason).collect(),
+            });
+        }
     }
 }

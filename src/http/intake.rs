@@ -9,6 +9,7 @@ use tracing::dispatcher::{self, Dispatch};
 use super::body;
 use super::error::ApiError;
 use super::state::{App, ServedModel, Stage};
+use super::traces::RequestSpan;
 
 /// The model, and the body's bytes.
 pub async fn receive(app: &App, request: Request) -> Result<(Arc<ServedModel>, Vec<u8>), ApiError> {
@@ -32,10 +33,12 @@ pub async fn prepared<T: Send + 'static>(
     let permit = Arc::clone(&app.preparing).acquire_owned().await.map_err(|_| ApiError::Internal)?;
     // Labels of the request, and what is logged of it, belong to its span there too.
     let (subscriber, span) = (dispatcher::get_default(Dispatch::clone), tracing::Span::current());
+    let traced = RequestSpan::current();
     let work = move || {
         // Held until the work is done, even when the client has gone.
         let _permit = permit;
         let prepare = || prepare(&model, &bytes);
+        let prepare = || RequestSpan::sync_scope(traced, prepare);
         let prepared = dispatcher::with_default(&subscriber, || span.in_scope(prepare));
         prepared.map(|prepared| (model, prepared))
     };

@@ -274,6 +274,26 @@ impl Timing {
         self.tokens
     }
 
+    /// When the request came.
+    pub fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// When the engine took it up.
+    pub fn scheduled_at(&self) -> Option<Instant> {
+        self.scheduled
+    }
+
+    /// When its first token came.
+    pub fn first_token(&self) -> Option<Instant> {
+        self.first_token
+    }
+
+    /// When its last token so far came.
+    pub fn last_token(&self) -> Option<Instant> {
+        self.last_token
+    }
+
     /// Whether the engine has taken it up.
     pub fn is_scheduled(&self) -> bool {
         self.scheduled.is_some()

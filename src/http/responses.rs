@@ -27,9 +27,9 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let arrived = Instant::now();
     let (model, (prepared, echo)) = intake::prepared(&app, request, prepare).await?;
     let Prepared { chat, mut submission, calls } = prepared;
+    let identity = Identity::new("resp_", chat.target.name);
     let active = app.enter()?;
     let mut generation = Generation::start(&model, &mut submission, "input", arrived, active)?;
-    let identity = Identity::new("resp_", chat.target.name);
     let pieces = Pieces::new(submission.vocabulary, submission.wants_logprobs, calls);
     let mut answer = Answer::new(echo.response(&identity), pieces, chat.common.stream);
     if chat.common.stream {

@@ -19,6 +19,7 @@ use tracing::field::Empty;
 use super::error::{ApiError, quote};
 use super::prepare::new_id;
 use super::state::{App, Limits};
+use super::traces::{Remote, RequestSpan};
 use super::{adapters, anthropic, auth, chat, completions, embeddings, models, page, probes, responses, tokenize};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -111,24 +112,37 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     let id = id.and_then(|id| id.to_str().ok()).map_or_else(|| new_id("req_"), str::to_owned);
     // The pattern, so that clients cannot make up label values.
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |p| p.as_str().to_owned());
-    let trace = request.headers().get("traceparent").and_then(|value| Trace::parse(value.to_str().ok()?));
+    let client = client(request.headers());
+    // Another method is refused before it means anything.
+    let traces = app.traces.as_ref().filter(|_| request.method() == Method::POST);
+    let traced = traces.and_then(|traces| traces.begin(&route, &id, client.as_ref()));
     let span = tracing::info_span!(
         "request",
         request_id = id,
         route,
         key = Empty,
         trace_id = Empty,
+        span_id = Empty,
         parent_id = Empty,
         user = Empty,
         safety_identifier = Empty,
         prompt_cache_key = Empty,
         metadata = Empty
     );
-    if let Some(trace) = trace {
-        span.record("trace_id", trace.id).record("parent_id", trace.parent);
+    if let Some(client) = &client {
+        span.record("parent_id", &client.span);
+    }
+    match (&traced, &client) {
+        (Some(traced), _) => {
+            let (trace, own) = traced.ids();
+            span.record("trace_id", trace).record("span_id", own);
+        }
+        (None, Some(client)) => _ = span.record("trace_id", &client.trace),
+        (None, None) => {}
     }
     request.extensions_mut().insert(RequestId(id.clone()));
     let dialect = anthropic::is_path(request.uri().path());
+    let outcome = traced.clone();
     let handled = async {
         let mut response = match too_many_headers(request.headers(), &app.limits) {
             Some(error) => error.into_response(),
@@ -138,13 +152,17 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
         let error = response.extensions_mut().remove::<ApiError>();
         let code = error.as_ref().map(ApiError::code);
         app.metrics.response(&route, status, code);
+        if let Some(traced) = &outcome {
+            traced.responded(status);
+            code.inspect(|code| traced.failed(code, status >= 500));
+        }
         tracing::debug!(status, seconds, error = code, "response");
         if let Some(error) = error.filter(|_| dialect) {
             anthropic::spell(&mut response, &error, &id);
         }
         response
     };
-    let mut response = handled.instrument(span).await;
+    let mut response = RequestSpan::scope(traced, handled).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, HeaderValue::try_from(id).expect("checked, or hexadecimal digits"));
     response
 }
@@ -155,28 +173,26 @@ fn too_many_headers(headers: &HeaderMap, limits: &Limits) -> Option<ApiError> {
     (used > bytes || headers.len() > count).then_some(ApiError::Headers { bytes, count })
 }
 
-/// The trace a request is part of: W3C's trace context.
-#[derive(Debug, PartialEq, Eq)]
-struct Trace {
-    id: String,
-    parent: String,
+fn client(headers: &HeaderMap) -> Option<Remote> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    remote(header("traceparent")?, header("tracestate"))
 }
 
-impl Trace {
-    /// Reads `00-<trace id>-<parent id>-<flags>`; later versions may have more behind.
-    fn parse(header: &str) -> Option<Self> {
-        let mut parts = header.trim().split('-');
-        let mut hex = |digits: usize| {
-            let part = parts.next()?;
-            let is_hex = part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-            is_hex.then(|| part.to_owned())
-        };
-        let version = hex(2)?;
-        let (id, parent, _flags) = (hex(32)?, hex(16)?, hex(2)?);
-        let ends = version != "00" || parts.next().is_none();
-        let is_set = |id: &str| id.bytes().any(|b| b != b'0');
-        (version != "ff" && ends && is_set(&id) && is_set(&parent)).then_some(Self { id, parent })
-    }
+/// The client's span in W3C's trace context: `00-<trace id>-<parent id>-<flags>`; later versions may have more behind.
+fn remote(parent: &str, state: Option<&str>) -> Option<Remote> {
+    let mut parts = parent.trim().split('-');
+    let mut hex = |digits: usize| {
+        let part = parts.next()?;
+        let is_hex = part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        is_hex.then(|| part.to_owned())
+    };
+    let version = hex(2)?;
+    let (trace, span, flags) = (hex(32)?, hex(16)?, hex(2)?);
+    let ends = version != "00" || parts.next().is_none();
+    let is_set = |id: &str| id.bytes().any(|b| b != b'0');
+    let is_sampled = u8::from_str_radix(&flags, 16).is_ok_and(|flags| flags & 1 == 1);
+    let remote = Remote { trace, span, is_sampled, state: state.map(str::to_owned) };
+    (version != "ff" && ends && is_set(&remote.trace) && is_set(&remote.span)).then_some(remote)
 }
 
 /// What may be echoed: short, and without anything that could forge a line of a log.
@@ -194,9 +210,11 @@ mod tests {
     #[test]
     fn trace_contexts() {
         let (id, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
-        let trace = Some(Trace { id: id.into(), parent: parent.into() });
-        assert_eq!(Trace::parse(&format!("00-{id}-{parent}-01")), trace);
-        assert_eq!(Trace::parse(&format!("cc-{id}-{parent}-01-what-may-come")), trace);
+        let client = Remote { trace: id.into(), span: parent.into(), is_sampled: true, state: None };
+        assert_eq!(remote(&format!("00-{id}-{parent}-01"), None), Some(client.clone()));
+        assert_eq!(remote(&format!("cc-{id}-{parent}-01-what-may-come"), None), Some(client.clone()));
+        let other = Remote { is_sampled: false, state: Some("a=b".into()), ..client };
+        assert_eq!(remote(&format!("00-{id}-{parent}-02"), Some("a=b")), Some(other));
         let zeros = "0".repeat(32);
         for wrong in [
             "".to_owned(),
@@ -208,7 +226,7 @@ mod tests {
             format!("00-{}-{parent}-01", id.to_uppercase()),
             format!("00-{id}x-{parent}-01"),
         ] {
-            assert_eq!(Trace::parse(&wrong), None, "{wrong}");
+            assert_eq!(remote(&wrong, None), None, "{wrong}");
         }
     }
 

@@ -17,6 +17,7 @@ use super::metrics::{EngineMetrics, HttpMetrics};
 use super::tenant::Slot;
 use super::tls::Tls;
 use super::tools::{ToolFormat, ToolStyle};
+use super::traces::{RequestSpan, Traces};
 use crate::engine::{EngineHandle, TokenId};
 use crate::text::{Constraints, PromptRenderer, Tokenizer};
 
@@ -241,6 +242,8 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Whether the metrics have a listener of their own.
     pub metrics_apart: bool,
+    /// Where spans of requests go, if anywhere.
+    pub traces: Option<Traces>,
 }
 
 /// Shared state of the server.
@@ -255,6 +258,8 @@ pub struct App {
     pub allowed_origins: Vec<String>,
     /// See [`Settings::metrics_apart`].
     pub metrics_apart: bool,
+    /// See [`Settings::traces`].
+    pub traces: Option<Traces>,
     /// Clients' connections.
     pub connections: Arc<Connections>,
     /// Of the model.
@@ -282,13 +287,14 @@ impl App {
 
     /// The same, set up in every way.
     pub fn with(settings: Settings) -> Arc<Self> {
-        let Settings { limits, auth, tls, allowed_origins, metrics_apart } = settings;
+        let Settings { limits, auth, tls, allowed_origins, metrics_apart, traces } = settings;
         Arc::new(Self {
             limits,
             auth,
             tls,
             allowed_origins,
             metrics_apart,
+            traces,
             connections: Arc::new(Connections::new(limits.max_connections)),
             progress: Arc::default(),
             metrics: HttpMetrics::new(),
@@ -346,6 +352,7 @@ impl App {
         let guard = Active {
             count: Arc::clone(&self.active),
             _slot: Caller::current().slot,
+            span: RequestSpan::current(),
             begun: now,
             queue_until: self.limits.queue_timeout.map(|limit| now + limit),
             until: self.limits.request_timeout.map(|limit| now + limit),
@@ -366,6 +373,8 @@ pub struct Active {
     count: Arc<AtomicUsize>,
     /// Its place among those of its key.
     _slot: Option<Arc<Slot>>,
+    /// Its span, which does not end before.
+    pub span: Option<RequestSpan>,
     begun: tokio::time::Instant,
     /// When it is given up if it still waits.
     pub queue_until: Option<tokio::time::Instant>,

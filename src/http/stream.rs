@@ -229,7 +229,7 @@ impl Writer {
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             () = deadline(&mut stage) => {
                 // Without waiting: a client that does not read gets no word either.
-                let _ = events.try_send(self.dialect.failed(&ApiError::DrainDeadline, generation.usage()));
+                let _ = events.try_send(self.failed(&ApiError::DrainDeadline, &generation));
             }
         }
     }
@@ -248,7 +248,7 @@ impl Writer {
             match next {
                 None => break,
                 Some(Err(error)) => {
-                    let last = self.dialect.failed(&error, generation.usage());
+                    let last = self.failed(&error, generation);
                     return self.send(last).await;
                 }
                 Some(Ok((index, added))) => {
@@ -263,6 +263,12 @@ impl Writer {
             self.send(event).await?;
         }
         Ok(())
+    }
+
+    /// The event of an error that ends the stream.
+    fn failed(&mut self, error: &ApiError, generation: &Generation) -> Bytes {
+        generation.failed(error);
+        self.dialect.failed(error, generation.usage())
     }
 
     async fn send(&self, bytes: Bytes) -> Result<(), Gone> {

@@ -8,7 +8,7 @@ mod prompt;
 use self::prompt::Sum;
 use super::sampler::{Sampler, Scratch};
 use crate::engine::{
-    AdapterSlot, AdapterWeights, Executor, ExecutorError, RowOut, SampleInput, SampleRow, SeqId, StepInput, StepOutput,
+    AdapterSlot, AdapterWeights, Executor, ExecutorError, MaskTask, RowOut, SampleInput, SampleRow, SeqId, StepInput, StepOutput,
     Ticket, TokenId, TokenSource, Want,
 };
 use crate::model::config::LlamaConfig;
@@ -163,6 +163,12 @@ impl Executor for CpuExecutor {
         let out = out.map_err(|e| ExecutorError(e.to_string()))?;
         self.output = Some((Ticket(self.next_ticket), out));
         Ok(())
+    }
+
+    /// The workers are still awake from the forward pass.
+    fn make_masks(&mut self, tasks: &mut [MaskTask<'_>]) {
+        let (pool, ..) = self.ops.logits();
+        pool.for_each(tasks, |_, task| task.run());
     }
 
     fn sample(&mut self, request: &SampleInput<'_>) -> Result<Ticket, ExecutorError> {

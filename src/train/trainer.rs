@@ -9,31 +9,25 @@
 //!
 //! Several ranks run this loop side by side and take the same turns; the first of them writes, and speaks for all.
 
-use std::fs;
-use std::io;
-use std::path::Path;
+mod saving;
+mod step;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
 
-use super::adapter;
-use super::checkpoint::{self, Directory};
+use super::checkpoint::Directory;
 use super::error::TrainError;
-use super::events::{Begin, Event, Memory, StepReport};
+use super::events::{Begin, Event};
 use super::launch::Opened;
-use super::model::{Gradients, LossSum, Model, Settings, StepKey, Tuning};
-use super::optimizer::{self, AdamW, OptimizerError};
+use super::model::{Gradients, Model, Settings, Tuning};
+use super::optimizer::{self, AdamW};
 use super::order;
 use super::output::Output;
 use super::plan::shapes::parameters;
-use super::prepare::{Options, Prepared, weight};
-use super::render::Example;
-use super::samples;
+use super::prepare::{Options, Prepared};
 use super::schedule;
 use super::shards::Shards;
-use super::state;
-use super::watch::metrics::{self, Line};
 use super::watch::{self, Watchers};
 use crate::model::weights::Source;
 use crate::parallel::Ranks;
@@ -218,65 +212,6 @@ impl<'a> Run<'a> {
         Ok(Outcome::Done)
     }
 
-    /// One optimizer step over the rows `batch`, in `epoch` from 0. Each data-parallel rank computes some of them.
-    fn step(&mut self, epoch: u32, batch: &[usize]) -> Result<StepReport, TrainError> {
-        let begun = Instant::now();
-        let (recipe, rows) = (&self.prepared.recipe, &self.prepared.train);
-        let done = self.optimizer.steps();
-        let key = StepKey { seed: recipe.seed, step: done };
-        let total: f64 = batch.iter().map(|&row| weight(&rows[row], recipe.prompt_loss_weight)).sum();
-        self.gradients.zero()?;
-        let mut sum = LossSum::default();
-        for micro in self.micro_batches(batch, rows) {
-            let micro: Vec<&Example> = micro.iter().map(|&row| &rows[row]).collect();
-            sum += self.model.accumulate(&micro, 1.0 / total, key, &mut self.gradients)?;
-        }
-        let [nll] = self.shards.add([sum.nll])?;
-        let loss = nll / total;
-        self.shards.sum(&mut self.gradients)?;
-        let norm = self.shards.norm(&self.gradients, self.model.parameters())?;
-        for (name, value) in [("loss", loss), ("norm of the gradient", norm)] {
-            if !value.is_finite() {
-                return Err(self.diverged(done + 1, format!("the {name} is {value}")));
-            }
-        }
-        // As PyTorch's clip_grad_norm_.
-        if let Some(most) = recipe.clip.filter(|most| norm > *most) {
-            self.gradients.scale(most / (norm + 1e-6))?;
-        }
-        let lr = schedule::learning_rate(recipe, done, self.steps);
-        let (optimizer, parameters) = (&mut self.optimizer, self.model.parameters());
-        let gradients = &self.gradients;
-        match self.threads.install(|| optimizer.step(parameters, gradients, lr)) {
-            // Of another rank's part the first hears with the weights.
-            Err(e @ OptimizerError::NotFinite(_)) if self.lead.is_some() => {
-                return Err(self.diverged(done + 1, e.to_string()));
-            }
-            other => other?,
-        }
-        self.shards.spread(self.model.parameters())?;
-        let lens = || batch.iter().map(|&row| rows[row].ids.len() as u64);
-        Ok(StepReport {
-            step: done + 1,
-            epoch: epoch + 1,
-            loss,
-            lr,
-            grad_norm: norm,
-            tokens: lens().sum(),
-            supervised: batch.iter().map(|&row| rows[row].supervised_tokens() as u64).sum(),
-            pairs: lens().map(|n| n * (n + 1) / 2).sum(),
-            seconds: begun.elapsed().as_secs_f64(),
-            memory: Memory::now(),
-        })
-    }
-
-    /// What this rank computes of a batch.
-    fn micro_batches(&self, batch: &[usize], rows: &[Example]) -> Vec<Vec<usize>> {
-        let len = |row: usize| rows[row].ids.len();
-        let own = order::share(batch, self.shards.ranks.data.share(), len);
-        order::micro_batches(&own, self.prepared.recipe.micro_batch_tokens, len)
-    }
-
     /// Perplexity and answers of the base, to compare with.
     fn before_training(&mut self) -> Result<(), TrainError> {
         self.validate(0)?;
@@ -286,90 +221,6 @@ impl<'a> Run<'a> {
             Source::HuggingFace(path) | Source::Gguf(path) if can_chat => self.sample(0, 0, &path.clone()),
             _ => Ok(()),
         }
-    }
-
-    /// Measures perplexity, which is told and decides nothing.
-    fn validate(&mut self, epoch: u32) -> Result<(), TrainError> {
-        let rows = &self.prepared.validation;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let all: Vec<usize> = (0..rows.len()).collect();
-        let mut sum = LossSum::default();
-        for micro in self.micro_batches(&all, rows) {
-            let micro: Vec<&Example> = micro.iter().map(|&row| &rows[row]).collect();
-            sum += self.model.evaluate(&micro)?;
-        }
-        let [nll, weight] = self.shards.add([sum.nll, sum.weight])?;
-        let (step, nll) = (self.optimizer.steps(), nll / weight);
-        if !nll.is_finite() && step > 0 {
-            return Err(self.diverged(step, format!("the validation loss is {nll}")));
-        }
-        self.tell(&Event::Validation { epoch, step, nll })
-    }
-
-    fn save_state(&mut self) -> Result<(), TrainError> {
-        let (step, record) = (self.optimizer.steps(), &self.prepared.record);
-        if self.saved != Some(step) {
-            let (parameters, optimizer, shards) = (self.model.parameters(), &self.optimizer, &self.shards);
-            match self.lead {
-                Some(_) => {
-                    let write = |path: &Path| state::write(path, record, parameters, optimizer, shards);
-                    self.output.save_state(step, write)?;
-                }
-                None => state::assist(parameters, optimizer, shards)?,
-            }
-            self.saved = Some(step);
-        }
-        Ok(())
-    }
-
-    /// What comes after the state at the end of an epoch, as far as it is not there.
-    fn finish_epoch(&mut self, step: u64) -> Result<(), TrainError> {
-        let epoch = (step / self.steps_per_epoch) as u32;
-        let path = self.output.epoch(epoch);
-        let is_missing = self.shards.agree(!path.exists())?;
-        let Some(lead) = &self.lead else {
-            let helps = self.options.merge && self.shards.is_of_first_copy();
-            return if is_missing && helps { Ok(checkpoint::assist(&self.model)?) } else { Ok(()) };
-        };
-        let (is_told, has_answers) = told(&self.options.out, step);
-        if is_missing {
-            self.output.save_epoch(epoch, |dir| self.write_model(dir, &lead.directory))?;
-        }
-        if !is_told {
-            self.tell(&Event::Checkpoint { epoch, step, path: &path })?;
-        }
-        if let Some(keep) = self.options.keep {
-            self.output.retain(keep.max(1))?;
-        }
-        if has_answers { Ok(()) } else { self.sample(epoch, step, &path) }
-    }
-
-    /// The whole model, and LoRA's adapter.
-    fn write_model(&self, dir: &Path, directory: &Directory<'_>) -> io::Result<()> {
-        if self.options.merge {
-            directory.write(dir, &self.model)?;
-        }
-        if let Some(lora) = self.prepared.recipe.lora {
-            let dir = dir.join("adapter");
-            fs::create_dir(&dir)?;
-            adapter::write(&dir, &self.options.base, lora, self.model.parameters())?;
-            fs::File::open(&dir)?.sync_all()?;
-        }
-        Ok(())
-    }
-
-    /// Answers of the model at `path` to the dev prompts.
-    fn sample(&mut self, epoch: u32, step: u64, path: &Path) -> Result<(), TrainError> {
-        let Some(sampling) = self.options.samples.as_ref().filter(|_| self.lead.is_some()) else { return Ok(()) };
-        let settings = samples::Settings {
-            max_tokens: sampling.max_tokens,
-            seed: self.prepared.recipe.seed,
-            threads: self.options.threads,
-        };
-        let answers = samples::answer(path, &self.prepared.prompts, &settings)?;
-        self.tell(&Event::Samples { epoch, step, answers: &answers })
     }
 
     fn diverged(&self, step: u64, what: String) -> TrainError {
@@ -424,13 +275,4 @@ fn settings(prepared: &Prepared, threads: Option<usize>) -> Settings {
             base: lora.base,
         }),
     }
-}
-
-/// Whether the model and the answers after `step` have been told already.
-fn told(out: &Path, step: u64) -> (bool, bool) {
-    let text = fs::read_to_string(out.join(metrics::FILE)).unwrap_or_default();
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()).filter(|l| l.step() == step);
-    lines.fold((false, false), |(model, answers), line| {
-        (model || matches!(line, Line::Checkpoint { .. }), answers || matches!(line, Line::Samples { .. }))
-    })
 }

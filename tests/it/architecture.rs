@@ -58,9 +58,10 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["llguidance", "tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "hf_hub"], &["hub/"]),
-    (&["ureq"], &["hub/", "chat/client.rs", "serve/health.rs"]),
+    (&["opentelemetry", "opentelemetry_http", "opentelemetry_otlp", "opentelemetry_sdk"], &["http/traces/"]),
+    (&["ureq"], &["hub/", "chat/client.rs", "http/traces/", "serve/health.rs"]),
     (&["sha2"], &["hub/", "http/auth.rs", "http/page.rs"]),
-    (&["clap"], &["config.rs", "config/network.rs", "main.rs", "bin/", "chat/mod.rs"]),
+    (&["clap"], &["config.rs", "config/", "main.rs", "bin/", "chat/mod.rs"]),
     // Of tokio the engine has the channels that its readers wait on; training and the chat have signals.
     (
         &["tokio"],
@@ -72,7 +73,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
 const UNSAFE: &[&str] = &["ops/", "parallel/", "runner/sampler/kernels.rs", "model/weights/mapped.rs"];
 
 /// Where code may depend on a feature of the build.
-const FEATURES: &[&str] = &["ops/", "parallel/"];
+const FEATURES: &[&str] = &["ops/", "parallel/", "http/traces.rs"];
 
 struct Source {
     /// Below src/, with slashes.

@@ -63,9 +63,11 @@ fn request(id: u64, constrained: bool) -> Request {
     Request { constraint, ..Request::generate(prompt, params) }
 }
 
-/// All tokens of each sequence, and how often any was preempted.
+/// All tokens of each sequence, and how often any was preempted. With a depth of two, masks are made on several threads.
 fn run(config: SchedulerConfig, depth: usize, requests: &[Request]) -> (HashMap<u64, Vec<u32>>, u64) {
-    let mut core = Core::new(config, Box::new(FakeExecutor::new(depth, VOCAB)));
+    let executor = FakeExecutor::new(depth, VOCAB);
+    let control = executor.control();
+    let mut core = Core::new(config, Box::new(executor));
     for (id, request) in requests.iter().enumerate() {
         core.scheduler_mut().add(SeqId(id as u64), request.clone()).unwrap();
     }
@@ -80,6 +82,7 @@ fn run(config: SchedulerConfig, depth: usize, requests: &[Request]) -> (HashMap<
             _ => {}
         }
     }
+    assert!(control.max_masks() >= 2, "masks of one step are made together");
     (tokens, core.scheduler().counters().preemptions)
 }
 

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use lima::engine::AdapterError;
 use lima::http::Adapters;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -100,6 +102,57 @@ async fn loaded_listed_used_and_unloaded() {
     // Again, in the same slot: another generation, another answer of the fake model.
     assert_eq!(load(&server, "first", "a").await.0, 200);
     assert_ne!(text(&server, "first").await, first);
+}
+
+/// What has no place is not read, whoever asks at once; and what cannot be read leaves its place free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_is_kept_before_weights_are_read() {
+    let dir = folders();
+    let root = dir.path().join("root");
+    let mut server = Server::start(Setup { load: false, ..Setup::default() }).await;
+    let reads = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&reads);
+    let read = move |dir: &Path| {
+        counter.fetch_add(1, Relaxed);
+        if dir.ends_with("empty") { Err("nothing is there".to_owned()) } else { Ok(Arc::new(()) as _) }
+    };
+    let adapters = Adapters::new(Box::new(read), Some(root));
+    server.model = Some(server.model.take().unwrap().with_adapters(adapters));
+    server.load();
+    assert_eq!(load(&server, "a", "a").await.0, 200);
+    for _ in 0..3 {
+        assert_eq!(error(load(&server, "e", "empty").await).3, "nothing is there.");
+    }
+    assert_eq!(reads.swap(0, Relaxed), 4);
+    // One slot is left, for one of eight.
+    let all: Vec<_> = (0..8)
+        .map(|i| {
+            let body = json!({"lora_name": format!("b{i}"), "lora_path": "b"});
+            tokio::spawn(server.request(Method::POST, "/v1/load_lora_adapter").json(&body).send())
+        })
+        .collect();
+    let mut loaded = 0;
+    for answer in all {
+        let answer = answer.await.unwrap().unwrap();
+        match answer.status().as_u16() {
+            200 => loaded += 1,
+            status => {
+                let (_, code, ..) = error((status, answer.text().await.unwrap()));
+                assert_eq!(code, "adapter_limit_reached");
+            }
+        }
+    }
+    assert_eq!((loaded, reads.load(Relaxed)), (1, 1));
+
+    // Beside each other, on the engine itself: dropping a reservation frees its slot.
+    assert_eq!(unload(&server, "a").await.0, 200);
+    server.until("one adapter", |s| s.engine.stats().adapters.load(Relaxed) == 1).await;
+    let kept = server.engine.reserve_adapter().unwrap();
+    assert_eq!(server.engine.reserve_adapter().unwrap_err(), AdapterError::Full(2));
+    assert_eq!(server.engine.load_adapter(Arc::new(())).unwrap_err(), AdapterError::Full(2));
+    drop(kept);
+    let kept = server.engine.reserve_adapter().unwrap();
+    kept.load(Arc::new(())).unwrap();
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ mod page;
 mod responses;
 mod streaming;
 mod tools;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use std::time::Duration;
 
 use lima::engine::fake::{FakeControl, FakeExecutor};
 use lima::engine::{EngineConfig, EngineHandle, Speculation, TokenId, spawn};
-use lima::http::{App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, serve};
+use lima::http::{App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, Traces, serve};
 use lima::text::PromptRenderer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -85,6 +87,7 @@ pub struct Setup {
     pub tls: Option<Tls>,
     pub allowed_origins: Vec<String>,
     pub metrics_apart: bool,
+    pub traces: Option<Traces>,
 }
 
 impl Default for Setup {
@@ -104,6 +107,7 @@ impl Default for Setup {
             tls: None,
             allowed_origins: Vec::new(),
             metrics_apart: false,
+            traces: None,
         }
     }
 }
@@ -157,6 +161,7 @@ impl Server {
             tls: setup.tls,
             allowed_origins: setup.allowed_origins,
             metrics_apart: setup.metrics_apart,
+            traces: setup.traces,
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -4,5 +4,7 @@ pub mod cpu;
 pub mod engine;
 pub mod family;
 pub mod goldens;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod requantize;
 pub mod server;

@@ -1,0 +1,1 @@
+"""What hostile, broken and too many clients do to a server."""
