@@ -7,6 +7,8 @@
 mod layout;
 mod local;
 mod solo;
+mod store;
+mod world;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -16,6 +18,8 @@ use std::time::Duration;
 pub use self::layout::{Layout, Ranks, Share};
 pub use self::local::Local;
 pub use self::solo::Solo;
+pub use self::store::{Hello, ID_BYTES, Server, Store, StoreError};
+pub use self::world::{Explicit, Launcher, PORT, World, WorldError};
 
 /// A group of ranks, seen by one of them.
 ///
