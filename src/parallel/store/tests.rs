@@ -36,7 +36,7 @@ fn values_ids_and_barriers() {
             for other in 0..4 {
                 assert_eq!(store.wait(&format!("rank/{other}"), "it").unwrap(), [other as u8; 3]);
             }
-            let make = || [17; ID_BYTES];
+            let make = || [17u8; ID_BYTES];
             let id = store.group_id("data", (rank == 2).then_some(&make as &dyn Fn() -> _)).unwrap();
             store.set("last", &[rank as u8]).unwrap();
             store.barrier("all are there").unwrap();
