@@ -88,20 +88,29 @@ impl Tcp {
     /// Takes in as many numbers as the pieces have.
     fn receive(&self, call: &Call, from: usize, pieces: &mut [&mut [f32]], into: Into) -> Result<(), CommError> {
         let expected: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let mut numbers = pieces.iter_mut().flat_map(|piece| piece.iter_mut());
-        let mut done = 0;
+        let (mut done, mut places) = (0, pieces.iter_mut().map(|piece| &mut **piece));
+        let mut place: &mut [f32] = places.next().unwrap_or_default();
         loop {
             let bytes = self.mesh.receive(self.members[from], call)?;
             let come = bytes.len() / 4;
             if come > expected - done || (come == 0 && expected > 0) {
-                return Err(self.mesh.disagree(format!("rank {} sends more than was asked for", self.members[from])));
+                return Err(self.mesh.disagree(format!("rank {} sends other numbers", self.members[from])));
             }
-            for (place, bytes) in numbers.by_ref().zip(bytes.chunks_exact(4)) {
-                let value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                match into {
-                    Into::Place => *place = value,
-                    Into::Sum => *place += value,
+            let mut bytes = &bytes[..];
+            while !bytes.is_empty() {
+                if place.is_empty() {
+                    // There is one: no more come than were expected.
+                    place = places.next().unwrap_or_default();
+                    continue;
                 }
+                let now = place.len().min(bytes.len() / 4);
+                let (to, later) = std::mem::take(&mut place).split_at_mut(now);
+                let values = bytes[..4 * now].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                match into {
+                    Into::Place => to.iter_mut().zip(values).for_each(|(to, value)| *to = value),
+                    Into::Sum => to.iter_mut().zip(values).for_each(|(to, value)| *to += value),
+                }
+                (place, bytes) = (later, &bytes[4 * now..]);
             }
             done += come;
             if done == expected {
