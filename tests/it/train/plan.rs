@@ -103,6 +103,7 @@ fn question(name: &str, count: usize) -> Question {
         layout: None,
         device: Device::Gpus { count, memory: 80 * GIB },
         rate: Rate::h100(),
+        links: None,
     }
 }
 
