@@ -50,6 +50,8 @@ impl Share {
 pub struct Ranks {
     /// Sizes.
     pub layout: Layout,
+    /// Which of the ranks of this process, which share its threads.
+    pub here: Share,
     /// All.
     pub world: Arc<dyn Communicator>,
     /// Those that hold one model together.
@@ -62,7 +64,7 @@ impl Ranks {
     /// One rank.
     pub fn solo() -> Self {
         let solo: Arc<dyn Communicator> = Arc::new(Solo);
-        Self { layout: Layout::ONE, world: Arc::clone(&solo), tensor: Arc::clone(&solo), data: solo }
+        Self { layout: Layout::ONE, here: Share::WHOLE, world: Arc::clone(&solo), tensor: Arc::clone(&solo), data: solo }
     }
 
     /// Ranks for threads of this process, in order; each is to be moved into its own. A rank that another waits for longer
@@ -76,12 +78,13 @@ impl Ranks {
         let tensors = (0..data).map(|d| (0..tensor).map(|t| d * tensor + t).collect());
         let datas = (0..tensor).map(|t| (0..data).map(|d| d * tensor + t).collect());
         let groups = world.into_iter().chain(tensors).chain(datas).collect();
-        let rank = |mine: Vec<Local>| {
+        let rank = |(rank, mine): (usize, Vec<Local>)| {
+            let here = Share { rank, of: layout.ranks() };
             let mut mine = mine.into_iter().map(|group| Arc::new(group) as Arc<dyn Communicator>);
             let mut next = || mine.next().expect("a rank is in one group of each kind");
-            Self { layout, world: next(), tensor: next(), data: next() }
+            Self { layout, here, world: next(), tensor: next(), data: next() }
         };
-        Local::groups(layout.ranks(), groups, deadline).into_iter().map(rank).collect()
+        Local::groups(layout.ranks(), groups, deadline).into_iter().enumerate().map(rank).collect()
     }
 
     /// Which of the world.

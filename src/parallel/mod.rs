@@ -1,12 +1,16 @@
 //! Ranks that compute one thing together, and how they exchange numbers.
 //!
 //! [`Communicator`] is what a rank sees of its group. [`Solo`] is a group of one, [`Local`] one of threads of this
-//! process. Every result is a function of what the ranks gave: sums are made in rank order, so neither threads nor
+//! process, [`Tcp`] one of processes, which read their place from their launcher's environment ([`World`]) and meet at a
+//! [`Store`]. Every result is a function of what the ranks gave: sums are made in rank order, so neither threads nor
 //! timing nor how a slice is cut change a bit.
 
 mod layout;
 mod local;
 mod solo;
+mod store;
+mod tcp;
+mod world;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -16,6 +20,9 @@ use std::time::Duration;
 pub use self::layout::{Layout, Ranks, Share};
 pub use self::local::Local;
 pub use self::solo::Solo;
+pub use self::store::{Hello, ID_BYTES, Server, Store, StoreError};
+pub use self::tcp::{Pulse, Tcp};
+pub use self::world::{Explicit, Launcher, PORT, World, WorldError};
 
 /// A group of ranks, seen by one of them.
 ///
@@ -47,6 +54,22 @@ pub trait Communicator: Send + Sync {
     /// As [`Communicator::all_reduce`]'s.
     fn reduce_scatter(&self, values: &mut [f32]) -> Result<(), CommError>;
 
+    /// [`Communicator::all_gather`] of several slices, each cut for itself.
+    ///
+    /// # Errors
+    /// As [`Communicator::all_reduce`]'s.
+    fn all_gather_each(&self, slices: &mut [&mut [f32]]) -> Result<(), CommError> {
+        slices.iter_mut().try_for_each(|slice| self.all_gather(slice))
+    }
+
+    /// [`Communicator::reduce_scatter`] of several slices, each cut for itself: one exchange where one costs time.
+    ///
+    /// # Errors
+    /// As [`Communicator::all_reduce`]'s.
+    fn reduce_scatter_each(&self, slices: &mut [&mut [f32]]) -> Result<(), CommError> {
+        slices.iter_mut().try_for_each(|slice| self.reduce_scatter(slice))
+    }
+
     /// Gives all ranks what `root` has.
     ///
     /// # Errors
@@ -65,6 +88,25 @@ pub trait Communicator: Send + Sync {
     /// This rank's share of what the group divides.
     fn share(&self) -> Share {
         Share { rank: self.rank(), of: self.world_size() }
+    }
+
+    /// Gives all ranks the bytes of rank 0, which alone passes some.
+    ///
+    /// # Errors
+    /// As [`Communicator::all_reduce`]'s.
+    fn broadcast_bytes(&self, bytes: Option<&[u8]>) -> Result<Vec<u8>, CommError> {
+        // Their bits as F32, which are only copied: the length first.
+        let bits = |bytes: &[u8]| f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| *bytes.get(i).unwrap_or(&0))));
+        let given = bytes.unwrap_or_default();
+        let mut len = [f32::from_bits(given.len() as u32)];
+        self.broadcast(0, &mut len)?;
+        let len = len[0].to_bits() as usize;
+        let mut words: Vec<f32> = given.chunks(4).map(bits).collect();
+        words.resize(len.div_ceil(4), 0.0);
+        self.broadcast(0, &mut words)?;
+        let mut told: Vec<u8> = words.iter().flat_map(|word| word.to_bits().to_le_bytes()).collect();
+        told.truncate(len);
+        Ok(told)
     }
 
     /// [`Communicator::all_reduce`] in F64, for a few numbers.
@@ -121,6 +163,28 @@ pub enum CommError {
         rank: usize,
         /// How long was waited.
         deadline: Duration,
+    },
+    /// A rank's process is gone, or the way to it.
+    #[error("rank {rank} is lost: {reason}")]
+    Lost {
+        /// Which, of the world.
+        rank: usize,
+        /// How that was noticed.
+        reason: String,
+    },
+    /// Ranks cannot meet.
+    #[error(transparent)]
+    Meet(#[from] StoreError),
+    /// Ranks cannot connect.
+    #[error("{0}")]
+    Network(String),
+    /// Processes would have different numbers of ranks.
+    #[error("{ranks} ranks cannot be shared evenly by {processes} processes")]
+    Divide {
+        /// Of the layout.
+        ranks: usize,
+        /// Of the job.
+        processes: usize,
     },
     /// The ranks' calls do not belong together.
     #[error("ranks disagree: {0}")]

@@ -30,6 +30,12 @@ pub enum TrainError {
         /// What differs.
         what: String,
     },
+    /// A process that was told another run than the first.
+    #[error("this process's run is not that of rank 0: {0}")]
+    Differs(String),
+    /// A state that rank 0 has and this process has not.
+    #[error("{} is not here, from which rank 0 goes on: --out must be on storage that all nodes share", .0.display())]
+    NotShared(PathBuf),
     /// Models that would be written over.
     #[error("{} has models but no state to go on from: give another --out", .0.display())]
     NoState(PathBuf),

@@ -1,8 +1,11 @@
-//! The start of a run: its directory is opened once, then each rank gets a thread.
+//! The start of a run: its directory is opened by the process that has the first rank, which tells the others what is in
+//! it; then each rank gets a thread.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+
+use serde_json::{Map, Value};
 
 use super::checkpoint::Directory;
 use super::error::TrainError;
@@ -25,17 +28,18 @@ pub fn train(prepared: &Prepared, options: &Options, stop: &AtomicBool) -> Resul
     train_on(prepared, options, stop, Ranks::local(options.layout, None))
 }
 
-/// The same on these ranks, all of a layout in order, a thread each.
+/// The same on these ranks, a thread each: all of a layout in order, or those of this process.
 ///
 /// # Errors
-/// As [`train`]'s; one that any rank meets ends all.
+/// As [`train`]'s; one that any rank meets ends all. Another process trains something else, or does not see the run's
+/// directory.
 pub fn train_on(
     prepared: &Prepared,
     options: &Options,
     stop: &AtomicBool,
     mut ranks: Vec<Ranks>,
 ) -> Result<Outcome, TrainError> {
-    let opened = &Opened::new(prepared, options)?;
+    let opened = &Opened::among(prepared, options, &ranks).inspect_err(|error| abort(&ranks, &error.to_string()))?;
     if ranks.len() == 1
         && let Some(alone) = ranks.pop()
     {
@@ -54,6 +58,11 @@ pub fn train_on(
         ended.for_each(drop);
         first.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Ends the ranks of other processes: this one's cannot go on.
+pub fn abort(ranks: &[Ranks], reason: &str) {
+    ranks.iter().for_each(|rank| rank.world.abort(reason));
 }
 
 /// What one of the ranks does.
@@ -78,7 +87,46 @@ pub(super) struct Opened {
     pub state: Option<State>,
 }
 
+/// What the first process tells the others.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Told {
+    record: Map<String, Value>,
+    /// Steps of the state that it goes on from.
+    state: Option<u64>,
+}
+
 impl Opened {
+    /// Opens the directory, or hears from the process that has.
+    fn among(prepared: &Prepared, options: &Options, ranks: &[Ranks]) -> Result<Self, TrainError> {
+        let Some(first) = ranks.first().filter(|first| ranks.len() < first.layout.ranks()) else {
+            return Self::new(prepared, options);
+        };
+        if first.is_first() {
+            let opened = Self::new(prepared, options)?;
+            let told = Told { record: prepared.record.clone(), state: opened.state.as_ref().map(|state| state.step) };
+            let told = serde_json::to_vec(&told).map_err(|e| TrainError::Watch(e.into()))?;
+            first.world.broadcast_bytes(Some(&told))?;
+            // What comes from the first does not wait for who takes it, so one thread can ask for all.
+            ranks[1..].iter().try_for_each(|rank| rank.world.broadcast_bytes(None).map(drop))?;
+            return Ok(opened);
+        }
+        let mut told = Vec::new();
+        for rank in ranks {
+            told = rank.world.broadcast_bytes(None)?;
+        }
+        let Told { record, state } = serde_json::from_slice(&told).map_err(|e| TrainError::Differs(e.to_string()))?;
+        if let Some(what) = prepared.differs_from(&record) {
+            return Err(TrainError::Differs(what));
+        }
+        let output = Output::beside(&options.out);
+        let path = state.map(|step| output.state_at(step));
+        if let Some(path) = path.as_ref().filter(|path| !path.exists()) {
+            return Err(TrainError::NotShared(path.clone()));
+        }
+        let state = path.map(|path| State::open(&path)).transpose()?;
+        Ok(Self { output, state })
+    }
+
     fn new(prepared: &Prepared, options: &Options) -> Result<Self, TrainError> {
         let output = Output::open(&options.out)?;
         let state = output.state().map(|path| State::open(&path)).transpose()?;

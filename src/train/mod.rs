@@ -38,7 +38,7 @@ pub mod watch;
 pub use base::{Base, BaseError};
 pub use data::{Conversation, DataErrors, Dataset, Format, Role, Turn};
 pub use error::TrainError;
-pub use launch::{train, train_on};
+pub use launch::{abort, train, train_on};
 pub use model::{Gradients, LossSum, Model, ModelError, Parameter, StepKey};
 pub use prepare::{Options, Prepared, Sampling};
 pub use recipe::{Choices, Recipe};

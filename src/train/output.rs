@@ -47,7 +47,7 @@ impl OutputError {
 #[derive(Debug)]
 pub struct Output {
     root: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Output {
@@ -67,7 +67,17 @@ impl Output {
         }
         remove_temporary(root)?;
         remove_temporary(&states)?;
-        Ok(Self { root: root.to_owned(), _lock: lock })
+        Ok(Self { root: root.to_owned(), _lock: Some(lock) })
+    }
+
+    /// The directory of a run that another process holds; here it is only read.
+    pub fn beside(root: &Path) -> Self {
+        Self { root: root.to_owned(), _lock: None }
+    }
+
+    /// Where the state after so many steps is.
+    pub fn state_at(&self, step: u64) -> PathBuf {
+        self.root.join(STATES).join(format!("step-{step:08}{STATE_ENDS}"))
     }
 
     /// Its path.
@@ -108,7 +118,7 @@ impl Output {
     /// It cannot be written; those before are as they were.
     pub fn save_state(&self, step: u64, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<PathBuf, OutputError> {
         let old = self.states();
-        let path = self.root.join(STATES).join(format!("step-{step:08}{STATE_ENDS}"));
+        let path = self.state_at(step);
         publish(&path, write)?;
         for (_, old) in old.into_iter().filter(|(_, old)| *old != path) {
             fs::remove_file(&old).map_err(OutputError::at(&old))?;

@@ -81,6 +81,24 @@ impl Shards {
         }
     }
 
+    /// Parameters in a row that are exchanged at once, as an exchange takes time however few numbers it has.
+    fn buckets(&self) -> Vec<Range<usize>> {
+        /// Numbers, unless a single parameter has more.
+        const BUCKET: usize = 1 << 20;
+        let (mut buckets, mut size) = (Vec::<Range<usize>>::new(), 0);
+        for (i, stack) in self.stacks.iter().enumerate() {
+            size += stack.count_here();
+            match buckets.last_mut() {
+                Some(bucket) if size <= BUCKET => bucket.end = i + 1,
+                _ => {
+                    buckets.push(i..i + 1);
+                    size = stack.count_here();
+                }
+            }
+        }
+        buckets
+    }
+
     /// Sums the gradients of all examples: each rank gets its part of every parameter's.
     ///
     /// # Errors
@@ -89,10 +107,22 @@ impl Shards {
         if self.ranks.layout.data == 1 {
             return Ok(());
         }
-        for i in 0..self.stacks.len() {
-            let mut done = Ok(());
-            gradients.edit(i, |g| done = self.ranks.data.reduce_scatter(g))?;
-            done?;
+        for bucket in self.buckets() {
+            if bucket.len() == 1 {
+                let mut done = Ok(());
+                gradients.edit(bucket.start, |g| done = self.ranks.data.reduce_scatter(g))?;
+                done?;
+                continue;
+            }
+            let mut all = vec![Vec::new(); bucket.len()];
+            for (copy, i) in all.iter_mut().zip(bucket.clone()) {
+                gradients.edit(i, |g| *copy = g.to_vec())?;
+            }
+            let mut slices: Vec<&mut [f32]> = all.iter_mut().map(Vec::as_mut_slice).collect();
+            self.ranks.data.reduce_scatter_each(&mut slices)?;
+            for (copy, i) in all.iter().zip(bucket) {
+                gradients.edit(i, |g| g.copy_from_slice(copy))?;
+            }
         }
         Ok(())
     }
@@ -123,19 +153,29 @@ impl Shards {
             return Ok(());
         }
         let data = &*self.ranks.data;
-        for parameter in parameters {
-            let tensor = parameter.var.as_tensor();
-            let mut done = Ok(());
-            match tensor.dtype() {
-                DType::BF16 => edit_bf16(tensor, |w| {
-                    // Every BF16 is an F32.
-                    let mut wide: Vec<f32> = w.iter().map(|v| v.to_f32()).collect();
-                    done = data.all_gather(&mut wide);
-                    w.iter_mut().zip(wide).for_each(|(w, v)| *w = bf16::from_f32(v));
-                })?,
-                _ => edit(tensor, |w| done = data.all_gather(w))?,
+        for bucket in self.buckets() {
+            let parameters = &parameters[bucket];
+            if let [alone] = parameters
+                && alone.var.dtype() == DType::F32
+            {
+                let mut done = Ok(());
+                edit(alone.var.as_tensor(), |w| done = data.all_gather(w))?;
+                done?;
+                continue;
             }
-            done?;
+            // Every BF16 is an F32.
+            let mut all = parameters.iter().map(weights).collect::<candle_core::Result<Vec<_>>>()?;
+            let mut slices: Vec<&mut [f32]> = all.iter_mut().map(Vec::as_mut_slice).collect();
+            data.all_gather_each(&mut slices)?;
+            for (parameter, wide) in parameters.iter().zip(all) {
+                let tensor = parameter.var.as_tensor();
+                match tensor.dtype() {
+                    DType::BF16 => {
+                        edit_bf16(tensor, |w| w.iter_mut().zip(wide).for_each(|(w, v)| *w = bf16::from_f32(v)))?;
+                    }
+                    _ => edit(tensor, |w| w.copy_from_slice(&wide))?,
+                }
+            }
         }
         Ok(())
     }
@@ -157,6 +197,16 @@ impl Shards {
         let mut told = [f32::from(u8::from(known))];
         self.ranks.world.broadcast(0, &mut told)?;
         Ok(told[0] != 0.0)
+    }
+
+    /// Whether any rank says so.
+    ///
+    /// # Errors
+    /// A rank is lost.
+    pub fn any(&self, here: bool) -> Result<bool, CommError> {
+        let mut count = [f32::from(u8::from(here))];
+        self.ranks.world.all_reduce(&mut count)?;
+        Ok(count[0] != 0.0)
     }
 
     /// Parameter `at` as a whole, from this rank's numbers: on the ranks of the first copy. All of those call.

@@ -187,8 +187,8 @@ impl<'a> Run<'a> {
         let mut shuffled = None;
         while self.optimizer.steps() < self.steps {
             let done = self.optimizer.steps();
-            // A signal may come between two ranks' looking.
-            if self.shards.agree(stop.load(Ordering::SeqCst))? {
+            // A signal may come between two ranks' looking, or to one process of several.
+            if self.shards.any(stop.load(Ordering::SeqCst))? {
                 self.save_state()?;
                 return Ok(Outcome::Interrupted { step: done });
             }
@@ -246,16 +246,16 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Worker threads of all ranks.
+/// Worker threads of all ranks of this process.
 fn all_threads(options: &Options) -> usize {
     options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, |n| n.get()))
 }
 
 /// Worker threads of one of the ranks, which share them; `None`: one a processor.
 fn threads_of(options: &Options, ranks: &Ranks) -> Option<usize> {
-    match ranks.layout.ranks() {
+    match ranks.here.of {
         1 => options.threads,
-        _ => Some(ranks.world.share().of(all_threads(options)).len().max(1)),
+        _ => Some(ranks.here.of(all_threads(options)).len().max(1)),
     }
 }
 

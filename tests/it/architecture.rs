@@ -41,7 +41,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
     // answers of saved models, without HTTP. Nothing but its binary uses it.
     ("train", &["engine", "hub", "model", "ops", "parallel", "plot", "runner", "text"]),
-    ("bin", &["config::ByteSize", "config::one_line", "train"]),
+    // Processes become ranks before a run is known.
+    ("bin", &["config::ByteSize", "config::one_line", "parallel", "train"]),
     // Below everything: text and numbers; ranks and slices.
     ("plot", &[]),
     ("parallel", &[]),

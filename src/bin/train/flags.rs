@@ -1,9 +1,12 @@
 //! The flags of a training run, as the library takes them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::dry::{Dry, plan_model, plan_run};
+use super::nodes::{Nodes, threads};
 use clap::ValueEnum;
+use lima::parallel::World;
 use lima::train::plan::{Layout, Plan};
 use lima::train::recipe::{Frozen, Number, Preset, Schedule};
 use lima::train::{Choices, Options, Sampling, Template};
@@ -123,12 +126,15 @@ pub struct Run {
     /// Worker threads, which ranks share [default: one a processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Memory and speed")]
     threads: Option<u16>,
-    /// Ranks that share the examples of each step, and shard AdamW's means (ZeRO-1); threads of this process
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Ranks")]
-    data_parallel_size: u16,
+    /// Ranks that share the examples of each step, and shard AdamW's means (ZeRO-1); threads of this process, or of
+    /// several [default: 1, with several processes as many as give each a rank]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Ranks")]
+    data_parallel_size: Option<u16>,
     /// Ranks that every matrix is cut over, for each of those
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Ranks")]
     tensor_parallel_size: u16,
+    #[command(flatten)]
+    nodes: Nodes,
     /// FLOPs a second that utilisation is measured against [default: measured]
     #[arg(long, value_name = "N", help_heading = "Memory and speed")]
     peak_flops: Option<f64>,
@@ -153,12 +159,15 @@ pub struct Run {
 impl Run {
     /// What `--dry-run` prints.
     pub fn plan(self) -> anyhow::Result<Plan> {
-        let ask = self.dry.ask(self.peak_flops, self.threads.map(usize::from), self.layout())?;
+        let nodes = self.nodes.nnodes.map_or(1, usize::from);
+        // GPUs are counted; without them a node is a process, with a rank at least.
+        let layout = self.layout(if self.dry.gpus.is_some() { 1 } else { nodes });
+        let ask = self.dry.ask(self.peak_flops, self.threads.map(usize::from), layout, nodes)?;
         match (&self.base, &self.data) {
             (Some(_), Some(_)) => {
                 // Nothing is written, so there need be no directory.
                 let out = self.out.clone().or_else(|| Some(PathBuf::new()));
-                let (options, choices) = Self { out, ..self }.take()?;
+                let (options, choices) = Self { out, ..self }.take(None)?;
                 plan_run(&options, &choices, &ask)
             }
             _ => {
@@ -169,9 +178,9 @@ impl Run {
     }
 
     /// Options and choices; an error names a flag that is missing.
-    pub fn take(self) -> anyhow::Result<(Options, Choices)> {
+    pub fn take(self, world: Option<&World>) -> anyhow::Result<(Options, Choices)> {
         let needed = |flag: &str| anyhow::anyhow!("--{flag} is needed; --help shows all flags");
-        let (choices, layout) = (self.choices(), self.layout());
+        let (choices, layout) = (self.choices(), self.layout(world.map_or(1, |world| world.world_size)));
         let samples = Sampling { prompts: self.dev_prompts, max_tokens: self.sample_tokens.max(1) };
         let options = Options {
             base: self.base.ok_or_else(|| needed("base"))?,
@@ -180,19 +189,31 @@ impl Run {
             out: self.out.ok_or_else(|| needed("out"))?,
             save_every: self.save_every,
             keep: self.keep.map(|n| n as usize),
-            threads: self.threads.map(usize::from),
+            threads: self.threads.map(usize::from).or_else(|| world.and_then(threads)),
             layout,
             save_format: self.save_dtype.map(Into::into),
             samples: (!self.no_samples).then_some(samples),
             merge: matches!(self.merge, Switch::On),
             peak_flops: self.peak_flops,
-            progress: !self.quiet,
+            progress: !self.quiet && world.is_none_or(|world| world.rank == 0),
         };
         Ok((options, choices))
     }
 
-    fn layout(&self) -> Layout {
-        Layout { tensor: self.tensor_parallel_size.into(), data: self.data_parallel_size.into() }
+    /// The processes that this one is of; `None`: it is alone.
+    pub fn world(&self) -> anyhow::Result<Option<World>> {
+        self.nodes.world()
+    }
+
+    /// How long others are waited for.
+    pub fn join_timeout(&self) -> Duration {
+        Duration::from_secs(self.nodes.join_timeout.into())
+    }
+
+    fn layout(&self, processes: usize) -> Layout {
+        let tensor = usize::from(self.tensor_parallel_size);
+        let data = self.data_parallel_size.map_or_else(|| (processes / tensor).max(1), usize::from);
+        Layout { tensor, data }
     }
 
     fn choices(&self) -> Choices {

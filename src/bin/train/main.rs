@@ -3,14 +3,16 @@
 mod dry;
 mod flags;
 mod inspect;
+mod nodes;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use lima::config::one_line;
+use lima::parallel::{Pulse, Ranks};
 use lima::train::signals::{self, stop_flag};
-use lima::train::{Outcome, Prepared};
+use lima::train::{Outcome, Prepared, abort, train, train_on};
 
 /// Fine-tunes a LLaMA by LIMA's recipe. What comes out is served by `lima --model DIR/epoch-15`.
 #[derive(Parser)]
@@ -74,15 +76,30 @@ fn plan(flags: flags::Run) -> anyhow::Result<ExitCode> {
 }
 
 fn run(flags: flags::Run) -> anyhow::Result<ExitCode> {
-    let (options, choices) = flags.take()?;
-    let stop = stop_flag(|| eprintln!("train: stopping after this step; once more stops at once"))?;
-    let prepared = Prepared::new(&options, &choices)?;
-    // That nobody reads it is no reason not to train.
-    let _ = show(&prepared);
-    Ok(match lima::train::train(&prepared, &options, &stop)? {
+    let (world, timeout) = (flags.world()?, flags.join_timeout());
+    let (options, choices) = flags.take(world.as_ref())?;
+    let is_first = world.as_ref().is_none_or(|world| world.rank == 0);
+    let stop = stop_flag(move || {
+        if is_first {
+            eprintln!("train: stopping after this step; once more stops at once");
+        }
+    })?;
+    // Others are met before anything takes long, so that they hear what goes wrong here.
+    let ranks = world.map(|world| Ranks::join(&world, options.layout, timeout, Pulse::default())).transpose()?;
+    let prepared = Prepared::new(&options, &choices);
+    let prepared = prepared.inspect_err(|error| abort(ranks.as_deref().unwrap_or_default(), &error.to_string()))?;
+    if is_first {
+        // That nobody reads it is no reason not to train.
+        let _ = show(&prepared);
+    }
+    let ended = match ranks {
+        Some(ranks) => train_on(&prepared, &options, &stop, ranks),
+        None => train(&prepared, &options, &stop),
+    };
+    Ok(match ended? {
         Outcome::Done => ExitCode::SUCCESS,
         Outcome::Interrupted { step } => {
-            if !options.progress {
+            if !options.progress && is_first {
                 eprintln!("train: stopped after step {step}; the same command goes on from there");
             }
             ExitCode::from(signals::INTERRUPTED)

@@ -1,7 +1,7 @@
 //! Questions from flags.
 
 use super::shapes::with_new_token;
-use super::{Answers, Data, Device, Layout, Question, Rate, Training};
+use super::{Answers, Data, Device, Layout, Links, Question, Rate, Training};
 use crate::engine::TokenId;
 use crate::model::config::LlamaConfig;
 use crate::ops::quant::DType;
@@ -32,6 +32,8 @@ pub struct Ask {
     pub threads: Option<usize>,
     /// How ranks are to share the work, if that is said.
     pub layout: Option<Layout>,
+    /// Nodes, if there are to be several.
+    pub links: Option<Links>,
 }
 
 impl Ask {
@@ -142,6 +144,7 @@ fn question(
         device: ask.device(),
         layout: ask.layout,
         rate: ask.rate(),
+        links: ask.links,
     }
 }
 

@@ -7,11 +7,13 @@ use crate::model::config::LlamaConfig;
 use crate::ops::quant::DType;
 
 pub mod ask;
+pub mod links;
 pub mod memory;
 pub mod shapes;
 mod show;
 
 pub use crate::parallel::Layout;
+pub use links::{Links, Traffic};
 pub use memory::{Answers, Backend, Memory, Pass, Training};
 pub use shapes::{ShapeError, shape};
 
@@ -151,6 +153,23 @@ pub struct Question {
     pub layout: Option<Layout>,
     /// How fast a rank is.
     pub rate: Rate,
+    /// Several nodes, and what is between them; `None`: one, whose links are not reckoned with.
+    pub links: Option<Links>,
+}
+
+impl Question {
+    /// Ranks that compute, each at the rate: GPUs, or machines.
+    fn computing(&self) -> usize {
+        match self.device {
+            Device::Cpu { .. } => self.links.map_or(1, |links| links.nodes),
+            Device::Gpus { count, .. } => count,
+        }
+    }
+
+    /// Ranks that are threads of one process.
+    fn of_process(&self, layout: Layout) -> usize {
+        layout.ranks().div_ceil(self.links.map_or(1, |links| links.nodes))
+    }
 }
 
 /// One way to train.
@@ -214,6 +233,11 @@ impl Plan {
         }
     }
 
+    /// What ranks send each other in a step, if nodes were asked about.
+    pub fn traffic(&self, choice: &Choice) -> Option<Traffic> {
+        self.question.links.map(|links| links::traffic(&self.question, choice, &links))
+    }
+
     /// Steps of the run.
     pub fn steps(&self) -> u64 {
         self.steps_per_epoch * u64::from(self.question.epochs)
@@ -240,7 +264,7 @@ fn best(question: &Question, training: Training) -> Choice {
     };
     let (model, recomputed) = work(question, trained);
     let flops = if question.checkpointing { recomputed } else { model };
-    let speed = question.rate.peak.flops * question.rate.utilisation * question.device.ranks() as f64;
+    let speed = question.rate.peak.flops * question.rate.utilisation * question.computing() as f64;
     let time = Duration::try_from_secs_f64(flops / speed).unwrap_or(Duration::MAX);
     let choice = |layout| {
         let pass =
@@ -252,8 +276,7 @@ fn best(question: &Question, training: Training) -> Choice {
         };
         let (memory, otherwise) = (of(question.checkpointing), of(!question.checkpointing));
         let needed = match question.device {
-            // Ranks are threads of one process.
-            Device::Cpu { .. } => memory.of_all(layout.ranks()),
+            Device::Cpu { .. } => memory.of_all(question.of_process(layout)),
             Device::Gpus { .. } => memory.total(),
         };
         let fits = question.device.memory().is_none_or(|there| needed <= there as f64);

@@ -1,9 +1,10 @@
 //! A plan for people. GB are 10⁹ bytes.
 
 use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
 
 use super::memory::{self, Training};
-use super::{Choice, Device, Plan};
+use super::{Choice, Device, Layout, Links, Plan};
 use crate::ops::quant::DType;
 use crate::train::watch::units::{bytes, count, duration, number};
 
@@ -65,8 +66,43 @@ impl Display for Plan {
         writeln!(f)?;
         self.table(f)?;
         writeln!(f)?;
+        if let Some(links) = &q.links {
+            self.links(f, links)?;
+        }
         self.notes(f)
     }
+}
+
+fn ranks(layout: Layout) -> String {
+    match (layout.tensor, layout.data) {
+        (1, 1) => "1".into(),
+        (tensor, 1) => format!("TP {tensor}"),
+        (1, data) => format!("ZeRO-1 {data}"),
+        (tensor, data) => format!("TP {tensor} × ZeRO-1 {data}"),
+    }
+}
+
+/// A mark and two columns of words to the left, numbers to the right.
+fn write_table<const N: usize>(f: &mut Formatter<'_>, rows: &[[String; N]]) -> fmt::Result {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in rows {
+        let mut line = String::new();
+        for (i, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let gap = " ".repeat(width - cell.chars().count() + 2);
+            match i {
+                0 => line += &format!("{cell} "),
+                1 | 2 => line += &format!("{cell}{gap}"),
+                _ => line += &format!("{gap}{cell}"),
+            }
+        }
+        writeln!(f, "{}", line.trim_end())?;
+    }
+    Ok(())
 }
 
 impl Plan {
@@ -90,26 +126,48 @@ impl Plan {
         ];
         let mut rows = vec![header.map(String::from)];
         rows.extend(self.choices.iter().map(|choice| self.row(choice)));
-        let mut widths = [0; 15];
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
+        write_table(f, &rows)
+    }
+
+    /// What goes over the links in a step, and how fast training is with it.
+    fn links(&self, f: &mut Formatter<'_>, links: &Links) -> fmt::Result {
+        let gb = |bytes: f64| number(bytes / 1e9);
+        let nodes = links.nodes;
+        let (inside, between) = (gb(links.inside), gb(links.between));
+        writeln!(f, "links       {nodes} nodes; {inside} GB/s a rank inside one, {between} GB/s a node to others")?;
+        writeln!(f)?;
+        let header = ["", "trained", "ranks", "GB inside", "GB between", "s sent", "s computed", "tokens/s", "run"];
+        let mut rows = vec![header.map(String::from)];
+        let steps = self.steps().max(1) as f64;
+        let tokens = self.question.data.tokens as f64 / self.steps_per_epoch.max(1) as f64;
+        for choice in &self.choices {
+            let Some(traffic) = self.traffic(choice) else { continue };
+            let computed = choice.time.as_secs_f64() / steps;
+            let step = computed + traffic.seconds;
+            rows.push([
+                self.mark(choice),
+                choice.training.to_string(),
+                ranks(choice.layout),
+                gb(traffic.inside),
+                gb(traffic.between),
+                number(traffic.seconds),
+                number(computed),
+                number(tokens / step),
+                duration(Duration::try_from_secs_f64(step * steps).unwrap_or(Duration::MAX)),
+            ]);
         }
-        for row in &rows {
-            let mut line = String::new();
-            for (i, (cell, width)) in row.iter().zip(widths).enumerate() {
-                let gap = " ".repeat(width - cell.chars().count() + 2);
-                // Words to the left, numbers to the right.
-                match i {
-                    0 => line += &format!("{cell} "),
-                    1 | 2 => line += &format!("{cell}{gap}"),
-                    _ => line += &format!("{gap}{cell}"),
-                }
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
+        write_table(f, &rows)?;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "In a step a rank sends so much inside its node, and a node so much to others, if nothing is lost to protocols \
+             and nothing is sent while something is computed. These rates are assumed, not measured."
+        )
+    }
+
+    fn mark(&self, choice: &Choice) -> String {
+        let is_it = self.recommended().is_some_and(|c| c.training == choice.training);
+        if is_it { "→" } else { " " }.into()
     }
 
     fn row(&self, choice: &Choice) -> [String; 15] {
@@ -118,21 +176,14 @@ impl Plan {
             gb if gb >= 10.0 => format!("{gb:.1}"),
             gb => format!("{gb:.2}"),
         };
-        let (m, layout) = (&choice.memory, choice.layout);
-        let ranks = match (layout.tensor, layout.data) {
-            (1, 1) => "1".into(),
-            (tensor, 1) => format!("TP {tensor}"),
-            (1, data) => format!("ZeRO-1 {data}"),
-            (tensor, data) => format!("TP {tensor} × ZeRO-1 {data}"),
-        };
-        let is_it = self.recommended().is_some_and(|c| c.training == choice.training);
+        let m = &choice.memory;
         let parts = [m.weights, m.frozen, m.gradients, m.states, m.activations, m.loss, m.answers, m.other, m.total()];
         let [weights, frozen, gradients, states, activations, loss, answers, other, total] = parts.map(gb);
         let fits = if choice.fits { "yes" } else { "no" };
         [
-            if is_it { "→" } else { " " }.into(),
+            self.mark(choice),
             choice.training.to_string(),
-            ranks,
+            ranks(choice.layout),
             weights,
             frozen,
             gradients,
@@ -161,7 +212,7 @@ impl Plan {
         let other = if q.checkpointing { "without" } else { "with" };
         writeln!(f, "{text}. What enters the layers is {layer} MB each, {all} GB. Otherwise: {other} checkpointing.")?;
         if let (Device::Cpu { .. }, Some(layout)) = (&q.device, q.layout.filter(|layout| layout.ranks() > 1)) {
-            let ranks = layout.ranks();
+            let ranks = q.of_process(layout);
             writeln!(
                 f,
                 "TP cuts every matrix over ranks; ZeRO-1 shares the batch among ranks and shards the states. What fits are all \

@@ -8,6 +8,7 @@ mod optimizer;
 mod overfit;
 mod parallel;
 mod plan;
+mod processes;
 mod python;
 mod recipe;
 mod refusals;

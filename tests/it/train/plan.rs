@@ -3,7 +3,7 @@
 use lima::ops::quant::DType;
 use lima::train::plan::memory::{checkpoints, memory};
 use lima::train::plan::shapes::{adapters, matrices, parameters, shape, with_new_token};
-use lima::train::plan::{Backend, Data, Device, Layout, Pass, Plan, Question, Rate, Training};
+use lima::train::plan::{Backend, Data, Device, Layout, Links, Pass, Plan, Question, Rate, Training};
 
 const GIB: u64 = 1 << 30;
 
@@ -103,6 +103,7 @@ fn question(name: &str, count: usize) -> Question {
         layout: None,
         device: Device::Gpus { count, memory: 80 * GIB },
         rate: Rate::h100(),
+        links: None,
     }
 }
 
@@ -155,4 +156,41 @@ fn a_plan_is_shown() {
     }
     let none = Plan::new(Question { device: Device::Gpus { count: 1, memory: GIB }, ..question("65b", 1) }).to_string();
     assert!(none.contains("Nothing fits."), "{none}");
+}
+
+/// What goes over links: 16 GPUs on two nodes, by hand.
+#[test]
+fn the_bytes_between_nodes() {
+    let links = Links { nodes: 2, inside: 450e9, between: 50e9 };
+    let of = |layout, training: Training| {
+        let asked = Question { layout: Some(layout), links: Some(links), ..question("65b", 16) };
+        let plan = Plan::new(asked);
+        let choice = plan.choices.iter().find(|choice| choice.training == training).unwrap();
+        (plan.traffic(choice).unwrap(), choice.memory)
+    };
+    // Matrices cut inside nodes: only gradients and weights go between them, to the one other rank with the same part;
+    // half of each, as each has the other half to sum.
+    let (traffic, memory) = of(Layout { tensor: 8, data: 2 }, Training::BF16);
+    near(traffic.between, 8.0 * (memory.gradients + memory.weights) / 2.0, 1e-9, "half of 4 bytes a parameter");
+    near(traffic.between, 130.6e9, 1e-2, "of 65.3 billion");
+    // Six sums a layer (two of them recomputed) of half of the step's tokens, each in 7 of 8 parts, twice; in BF16.
+    let tokens = 674_122.0 / 32.0 / 2.0;
+    near(traffic.inside, 2.0 * 7.0 / 8.0 * (6.0 * 80.0 + 2.0) * tokens * 8192.0 * 2.0, 1e-9, "sums");
+    near(traffic.seconds, traffic.inside / 450e9 + traffic.between / 50e9, 1e-12, "seconds");
+    // Matrices cut over both nodes: sums go between, to 8 of 15 others of 16 ranks.
+    let (wide, _) = of(Layout { tensor: 16, data: 1 }, Training::BF16);
+    let each = 2.0 / 16.0 * (6.0 * 80.0 + 2.0) * (2.0 * tokens) * 8192.0 * 2.0;
+    near(wide.between, 8.0 * 8.0 * each, 1e-9, "between");
+    near(wide.inside, 7.0 * each, 1e-9, "inside");
+    // Adapters are small.
+    let (lora, _) = of(Layout { tensor: 8, data: 2 }, Training::Lora { rank: 16, base: DType::BF16 });
+    assert!(lora.between < traffic.between / 100.0);
+    // One node has nobody to send to; no nodes, nothing to say.
+    assert_eq!(Plan::new(question("7b", 8)).traffic(&Plan::new(question("7b", 8)).choices[0]), None);
+    let one = Question { links: Some(Links { nodes: 1, ..links }), ..question("7b", 8) };
+    let plan = Plan::new(one);
+    assert!(plan.choices.iter().all(|choice| plan.traffic(choice).unwrap().between == 0.0));
+    let text = Plan::new(Question { links: Some(links), ..question("65b", 16) }).to_string();
+    assert!(text.contains("links       2 nodes; 450 GB/s a rank inside one, 50 GB/s a node to others"), "{text}");
+    assert!(text.contains("GB between"), "{text}");
 }
