@@ -73,8 +73,8 @@ impl<O: Ops> Llama<O> {
         share: Share,
         progress: impl FnMut(u64),
     ) -> Result<Self, LoadError> {
-        let part = |whole: &TensorView<'_>, name: &str| shard(whole, name, config.vocab_size, share);
-        Self::load_parts(ops, checkpoint, config, share.of, part, progress)
+        let vocab = config.vocab_size;
+        Self::load_parts(ops, checkpoint, config, share.of, |whole, name| shard(whole, name, vocab, share), progress)
     }
 
     /// The same, with what `part` makes of a tensor and its name: that of one of `ranks` ranks, and `None` where the format

@@ -1,7 +1,4 @@
-//! What each of a server's tensor-parallel let of = |ranks: usize| -> Option<Vec<Self>> {
-            (0..ranks).map(|rank| Self::of(config, Share { rank, of: ranks }, blocks)).collect()
-        };
-        of(ranks).ok_or_elses has of a model: whole heads, whole blocks of the MLP's columns, and as many
+//! What each of a server's tensor-parallel ranks has of a model: whole heads, whole blocks of the MLP's columns, and as many
 //! tokens as every other.
 //!
 //! Shares need not be equal: nine heads over two ranks are six and three. Where there are more ranks than heads of keys and
@@ -62,9 +59,10 @@ impl Slice {
     /// # Errors
     /// There are not enough heads or blocks for all; the message has the numbers of ranks for which there are.
     pub fn all(config: &LlamaConfig, ranks: usize, blocks: Blocks) -> Result<Vec<Self>, ConfigError> {
-        let of = |ranks: usize| (0..ranks).map(|rank| Self::of(config, Share { rank, of: ranks }, blocks)).collect();
-        let all: Option<Vec<Self>> = of(ranks);
-        all.ok_or_else(|| {
+        let of = |ranks: usize| -> Option<Vec<Self>> {
+            (0..ranks).map(|rank| Self::of(config, Share { rank, of: ranks }, blocks)).collect()
+        };
+        of(ranks).ok_or_else(|| {
             let fits = (1..=config.num_heads).filter(|&n| of(n).is_some()).collect::<Vec<_>>();
             let LlamaConfig { num_heads, num_kv_heads, head_dim, intermediate_size, .. } = config;
             ConfigError(format!(
