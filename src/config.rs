@@ -7,6 +7,7 @@ mod network;
 pub use lora::LoraModule;
 pub use network::{LogFormat, Network, TlsFiles};
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -239,6 +240,9 @@ options! {
     /// Compute threads [default: one a core]
     #[arg(long, env = "LIMA_THREADS", value_name = "N")]
     threads: usize,
+    /// Ranks that the model is cut over (-tp): threads of this process, which share --threads [default: 1]
+    #[arg(long, env = "LIMA_TENSOR_PARALLEL_SIZE", value_name = "N")]
+    tensor_parallel_size: usize,
     /// Sequences that may wait; more are answered with 429 [default: 1024]
     #[arg(long, env = "LIMA_MAX_QUEUED_REQUESTS", value_name = "N")]
     max_queued_requests: usize,
@@ -303,6 +307,14 @@ options! {
     disable_chat_page: bool,
 }
 
+/// The command line with `-tp`, which clap has no word for, written out.
+pub fn arguments(given: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    given.map(|argument| match argument.to_str().and_then(|text| text.strip_prefix("-tp")) {
+        Some(rest) if rest.is_empty() || rest.starts_with('=') => format!("--tensor-parallel-size{rest}").into(),
+        _ => argument,
+    })
+}
+
 /// clap's error as one line: its first paragraph.
 pub fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
@@ -358,6 +370,8 @@ pub struct Config {
     pub num_speculative_tokens: usize,
     /// Compute threads.
     pub threads: usize,
+    /// Ranks that the model is cut over.
+    pub tensor_parallel_size: usize,
     /// Sequences that may wait.
     pub max_queued_requests: usize,
     /// Seed of requests without one.
@@ -455,6 +469,7 @@ impl Options {
             prefix_caching: !o.no_enable_prefix_caching && o.enable_prefix_caching.unwrap_or(true),
             num_speculative_tokens: within("--num-speculative-tokens", o.num_speculative_tokens.unwrap_or(0), 0, 64)?,
             threads: within("--threads", o.threads.unwrap_or(cores), 1, 1024)?,
+            tensor_parallel_size: within("--tensor-parallel-size", o.tensor_parallel_size.unwrap_or(1), 1, 1024)?,
             max_queued_requests: within("--max-queued-requests", o.max_queued_requests.unwrap_or(1024), 1, 1 << 20)?,
             seed: o.seed,
             drain_timeout: Duration::from_secs(within(
@@ -529,6 +544,7 @@ impl fmt::Display for Config {
             ("enable-prefix-caching", self.prefix_caching.to_string()),
             ("num-speculative-tokens", self.num_speculative_tokens.to_string()),
             ("threads", self.threads.to_string()),
+            ("tensor-parallel-size", self.tensor_parallel_size.to_string()),
             ("max-queued-requests", self.max_queued_requests.to_string()),
             ("seed", or(&self.seed, "random")),
             ("drain-timeout", format!("{}s", self.drain_timeout.as_secs())),

@@ -2,7 +2,7 @@
 
 use super::{CpuExecutor, memory};
 use crate::engine::BLOCK_SIZE;
-use crate::model::config::{ConfigError, LlamaConfig};
+use crate::model::config::ConfigError;
 use crate::model::llama::Llama;
 use crate::model::weights::{Checkpoint, LoadError};
 use crate::ops::cpu::kv::{KvPool, KvType};
@@ -54,6 +54,15 @@ pub struct Loaded<E = CpuExecutor> {
     pub max_model_len: usize,
     /// Worker threads, of all ranks.
     pub threads: usize,
+}
+
+impl<E> Loaded<E> {
+    /// The same with what becomes of the executor.
+    pub fn map<F>(self, change: impl FnOnce(E) -> F) -> Loaded<F> {
+        let Self { executor, num_blocks, weight_bytes, kv_bytes, kv_cache, max_model_len, threads } = self;
+        let executor = change(executor);
+        Loaded { executor, num_blocks, weight_bytes, kv_bytes, kv_cache, max_model_len, threads }
+    }
 }
 
 /// A model could not be made ready.

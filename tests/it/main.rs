@@ -32,6 +32,7 @@ mod sampler_statistics;
 mod scores;
 mod speculation;
 mod support;
+mod tensor_parallel;
 mod text;
 mod text_corpus;
 mod text_stop;

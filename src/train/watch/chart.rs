@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::units::number;
+use crate::units::number;
 use crate::plot::{escape, label, ticks};
 
 /// Style of everything drawn here.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::chart::{Plot, STYLE, Series};
 use super::history::{History, Step};
 use super::metrics::Line;
-use super::units::{bytes, count, duration, number};
+use crate::units::{bytes, count, duration, number};
 use crate::plot::escape;
 
 const PAGE_STYLE: &str = "\

@@ -11,7 +11,7 @@ use super::history::{History, Step};
 use super::metrics::{Line, Metrics};
 use super::progress::Progress;
 use super::tfevents::{self, Events};
-use super::units::{count, number};
+use crate::units::{count, number};
 use super::{Options, page, replace};
 use crate::train::events::{Answer, Begin, Event};
 
