@@ -26,6 +26,7 @@ mod http;
 mod load;
 mod load_tool;
 mod lora;
+mod plan;
 mod sampler;
 mod sampler_goldens;
 mod sampler_statistics;
