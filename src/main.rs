@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use lima::chat;
-use lima::plan;
 use lima::config::{DEFAULT_MODEL, LogFormat, Options, arguments, one_line};
+use lima::plan;
 use tracing_subscriber::EnvFilter;
 
 /// Serves LLaMA models over the OpenAI API.

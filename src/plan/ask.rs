@@ -111,10 +111,7 @@ impl Options {
                 ranks: self.tensor_parallel_size.map(usize::from),
                 context: (self.context as usize).min(max_model_len),
                 max_model_len,
-                step: Step {
-                    tokens: self.max_num_batched_tokens as usize,
-                    sequences: usize::from(self.max_num_seqs),
-                },
+                step: Step { tokens: self.max_num_batched_tokens as usize, sequences: usize::from(self.max_num_seqs) },
             })
         };
         let questions = self.device.iter().map(question).collect::<anyhow::Result<Vec<_>>>()?;

@@ -120,7 +120,8 @@ impl Memory {
         let sums = if ranks > 1 { 1.0 } else { 0.0 };
         let numbers = (2.0 + sums) * shape.hidden_size as f64 + (q + 2.0 * kv) + q + 3.0 * mlp;
         // Where they are made, and where they are gathered.
-        let logits = step.sequences as f64 * (shape.vocab_size * if ranks > 1 { 1 + 2 * ranks } else { 1 }) as f64 * 4.0;
+        let logits =
+            step.sequences as f64 * (shape.vocab_size * if ranks > 1 { 1 + 2 * ranks } else { 1 }) as f64 * 4.0;
         Self {
             weights: weights(shape, format),
             cache: 0.0,

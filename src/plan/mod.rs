@@ -146,7 +146,8 @@ fn choice(question: &Question, format: WeightFormat, ranks: usize) -> Result<Cho
     let fits = kv_tokens >= in_blocks(question.max_model_len);
     let sequences = kv_tokens / in_blocks(question.context);
     let at_once = (sequences as usize).min(question.step.sequences);
-    let speed = fits.then(|| Speed::of(&shapes, format, question.kv, machine, question.step, question.context, at_once));
+    let speed =
+        fits.then(|| Speed::of(&shapes, format, question.kv, machine, question.step, question.context, at_once));
     Ok(Choice {
         format,
         ranks,

@@ -34,7 +34,8 @@ impl Plan {
             value["decode_total"] = json!(choice.total());
             value
         });
-        let recommended = self.recommended().map(|c| json!({ "format": c.format, "ranks": c.ranks, "replicas": c.replicas }));
+        let recommended =
+            self.recommended().map(|c| json!({ "format": c.format, "ranks": c.ranks, "replicas": c.replicas }));
         json!({
             "model": q.name,
             "parameters": self.parameters,
@@ -55,7 +56,8 @@ impl Plan {
     fn row(&self, choice: &Choice) -> [String; 13] {
         let m = &choice.memory;
         let is_it = self.recommended().is_some_and(|c| (c.format, c.ranks) == (choice.format, choice.ranks));
-        let rate = |of: fn(&super::Speed) -> f64| choice.speed.as_ref().map_or("–".to_owned(), |speed| number(of(speed)));
+        let rate =
+            |of: fn(&super::Speed) -> f64| choice.speed.as_ref().map_or("–".to_owned(), |speed| number(of(speed)));
         [
             if is_it { "→" } else { "" }.to_owned(),
             choice.format.name().to_owned(),
@@ -68,7 +70,10 @@ impl Plan {
             count(choice.sequences),
             if choice.fits { "yes" } else { "no" }.to_owned(),
             rate(|speed| speed.decode_one),
-            choice.speed.as_ref().map_or("–".to_owned(), |s| format!("{} ({})", number(choice.total()), s.at_once * choice.replicas)),
+            choice
+                .speed
+                .as_ref()
+                .map_or("–".to_owned(), |s| format!("{} ({})", number(choice.total()), s.at_once * choice.replicas)),
             choice.speed.as_ref().map_or("–".to_owned(), |s| number(s.prefill * choice.replicas as f64)),
         ]
     }
@@ -111,12 +116,23 @@ impl Display for Plan {
             q.step.sequences,
         )?;
         let header = [
-            "", "weights", "ranks", "replicas", "weights, GB", "other, GB", "cache, GB", "cache, tokens", "sequences", "fits",
-            "decode, one", "decode, all (at once)", "prefill",
+            "",
+            "weights",
+            "ranks",
+            "replicas",
+            "weights, GB",
+            "other, GB",
+            "cache, GB",
+            "cache, tokens",
+            "sequences",
+            "fits",
+            "decode, one",
+            "decode, all (at once)",
+            "prefill",
         ]
         .map(String::from);
         let rows: Vec<[String; 13]> = self.choices.iter().map(|choice| self.row(choice)).collect();
-        let mut widths = header.clone().map(|cell| cell.chars().count());
+        let mut widths = header.clone().map(|cell| cell.chars().count().max(2));
         for row in &rows {
             widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
         }
@@ -127,7 +143,7 @@ impl Display for Plan {
             writeln!(f, "|")
         };
         line(f, &header)?;
-        line(f, &widths.map(|width| format!("{}:", "-".repeat(width.max(2) - 1))))?;
+        line(f, &widths.map(|width| format!("{}:", "-".repeat(width - 1))))?;
         rows.iter().try_for_each(|row| line(f, row))?;
         writeln!(
             f,

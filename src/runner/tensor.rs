@@ -19,9 +19,7 @@ use std::thread::{Builder, JoinHandle};
 pub use load::{RankExecutors, load, load_on};
 
 use super::adapters::Parts;
-use crate::engine::{
-    AdapterSlot, AdapterWeights, Executor, ExecutorError, SampleInput, StepInput, StepOutput, Ticket,
-};
+use crate::engine::{AdapterSlot, AdapterWeights, Executor, ExecutorError, SampleInput, StepInput, StepOutput, Ticket};
 use crate::parallel::Communicator;
 
 /// One rank: what computes, and its place among the others.

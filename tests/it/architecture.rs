@@ -40,7 +40,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Arithmetic about shapes and devices, beside the server.
     (
         "plan",
-        &["config::ByteSize", "engine::BLOCK_SIZE", "hub", "model", "ops::cpu", "ops::quant", "runner::memory", "units"],
+        &[
+            "config::ByteSize",
+            "engine::BLOCK_SIZE",
+            "hub",
+            "model",
+            "ops::cpu",
+            "ops::quant",
+            "runner::memory",
+            "units",
+        ],
     ),
     // A client like any other: knows servers by their API alone.
     ("chat", &[]),

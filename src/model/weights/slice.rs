@@ -220,9 +220,8 @@ mod tests {
     #[test]
     fn shares_may_differ() {
         let smollm = shape(9, 3, 64, 1536, 49_152);
-        let heads = |ranks| -> Vec<_> {
-            all(&smollm, ranks, 32).unwrap().into_iter().map(|s| (s.heads, s.kv_heads)).collect()
-        };
+        let heads =
+            |ranks| -> Vec<_> { all(&smollm, ranks, 32).unwrap().into_iter().map(|s| (s.heads, s.kv_heads)).collect() };
         assert_eq!(heads(2), [(0..3, 0..1), (3..9, 1..3)]);
         assert_eq!(heads(3), [(0..3, 0..1), (3..6, 1..2), (6..9, 2..3)]);
         assert_eq!(heads(4), [(0..3, 0..1), (3..6, 1..2), (6..7, 2..3), (7..9, 2..3)]);

@@ -82,7 +82,8 @@ impl Cpu {
         let (rank, len) = (ranks.comm.rank(), rows * width);
         let all = &mut ranks.gathered[..ranks.comm.world_size() * len];
         let own = all[rank * len..][..len].chunks_exact_mut(width);
-        own.zip(self.logits.data.chunks_exact(self.logits.stride)).for_each(|(to, row)| to.copy_from_slice(&row[..width]));
+        own.zip(self.logits.data.chunks_exact(self.logits.stride))
+            .for_each(|(to, row)| to.copy_from_slice(&row[..width]));
         ranks.comm.all_gather(all)?;
         // Nothing but on the first rank, whose area has rows.
         for (i, row) in ranks.logits.data.chunks_exact_mut(ranks.logits.stride).take(rows).enumerate() {

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use lima::engine::{
-    EngineConfig, EngineHandle, EngineThread, Event, Executor, FinishReason, Request, SamplingParams, Scored, Speculation,
-    TokenId, spawn,
+    EngineConfig, EngineHandle, EngineThread, Event, Executor, FinishReason, Request, SamplingParams, Scored,
+    Speculation, TokenId, spawn,
 };
 use lima::model::config::LlamaConfig;
 use lima::model::weights::Checkpoint;

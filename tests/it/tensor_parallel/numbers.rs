@@ -2,10 +2,10 @@
 
 use lima::engine::{Request, TokenId};
 use lima::model::weights::Checkpoint;
+use lima::model::weights::TensorView;
 use lima::ops::cpu::pack::Packed;
 use lima::ops::cpu::pool::Pool;
 use lima::ops::quant::DType;
-use lima::model::weights::TensorView;
 
 use super::{LEN, TIE, compare, greedy, logprobs, model, prompts, reference, scored, setting, start};
 use crate::support::engine::{Output, Setting};
@@ -78,12 +78,9 @@ fn ranks_equal_one(checkpoint: &Checkpoint, ranks: &[usize], count: usize, every
 #[test]
 fn random_models() {
     let dir = tempfile::tempdir().unwrap();
-    for (heads, kv_heads, mlp, ranks) in [
-        (8, 4, 128, &[2, 4][..]),
-        (8, 2, 96, &[2, 4]),
-        (4, 1, 160, &[2, 4]),
-        (9, 3, 96, &[2, 4, 5]),
-    ] {
+    for (heads, kv_heads, mlp, ranks) in
+        [(8, 4, 128, &[2, 4][..]), (8, 2, 96, &[2, 4]), (4, 1, 160, &[2, 4]), (9, 3, 96, &[2, 4, 5])]
+    {
         let checkpoint = Checkpoint::open(model(dir.path(), heads, kv_heads, mlp)).unwrap();
         println!("{heads} heads, {kv_heads} of keys and values, {mlp} columns");
         ranks_equal_one(&checkpoint, ranks, 3, 1);
