@@ -56,7 +56,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
         bar.set_position(bytes.min(total));
     };
     let mut loaded = match config.tensor_parallel_size {
-        1 => runner::load(&checkpoint, &options, told)?.map(Ranks::One),
+        1 => runner::load(&checkpoint, &options, told)?.map(|executor| Ranks::One(Box::new(executor))),
         ranks => {
             let deadline = Some(config.network.watchdog_timeout.mul_f64(RANK_DEADLINE));
             runner::tensor::load(&checkpoint, &options, ranks, deadline, told)?.map(Ranks::Several)
@@ -87,7 +87,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     let shape = checkpoint.config();
     let adapters = adapters(config, shape, &mut loaded.executor)?;
     let (executor, standing) = match loaded.executor {
-        Ranks::One(executor) => (Box::new(executor) as Box<dyn Executor>, None),
+        Ranks::One(executor) => (executor as Box<dyn Executor>, None),
         Ranks::Several(ranks) => {
             let (executor, standing) = ranks.start();
             (executor, Some(standing))
@@ -132,7 +132,7 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
 
 /// What computes the model, not at work yet.
 enum Ranks {
-    One(CpuExecutor),
+    One(Box<CpuExecutor>),
     Several(RankExecutors),
 }
 
