@@ -13,6 +13,7 @@ pub use network::{LogFormat, Network, TlsFiles};
 pub use options::Options;
 pub use values::{ByteSize, Device, Dtype, KvCacheDtype, ToolCallParser};
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,6 +23,14 @@ use options::read_file;
 
 /// The model served when none is named.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
+
+/// The command line with `-tp`, which clap has no word for, written out.
+pub fn arguments(given: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    given.map(|argument| match argument.to_str().and_then(|text| text.strip_prefix("-tp")) {
+        Some(rest) if rest.is_empty() || rest.starts_with('=') => format!("--tensor-parallel-size{rest}").into(),
+        _ => argument,
+    })
+}
 
 /// clap's error as one line: its first paragraph.
 pub fn one_line(error: &clap::Error) -> String {
@@ -78,6 +87,8 @@ pub struct Config {
     pub num_speculative_tokens: usize,
     /// Compute threads.
     pub threads: usize,
+    /// Ranks that the model is cut over.
+    pub tensor_parallel_size: usize,
     /// Sequences that may wait.
     pub max_queued_requests: usize,
     /// Seed of requests without one.
@@ -175,6 +186,7 @@ impl Options {
             prefix_caching: !o.no_enable_prefix_caching && o.enable_prefix_caching.unwrap_or(true),
             num_speculative_tokens: within("--num-speculative-tokens", o.num_speculative_tokens.unwrap_or(0), 0, 64)?,
             threads: within("--threads", o.threads.unwrap_or(cores), 1, 1024)?,
+            tensor_parallel_size: within("--tensor-parallel-size", o.tensor_parallel_size.unwrap_or(1), 1, 1024)?,
             max_queued_requests: within("--max-queued-requests", o.max_queued_requests.unwrap_or(1024), 1, 1 << 20)?,
             seed: o.seed,
             drain_timeout: Duration::from_secs(within(

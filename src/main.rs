@@ -1,11 +1,12 @@
 //! `lima`: parses the command line, sets up logs, and hands over to the library.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use lima::chat;
-use lima::config::{DEFAULT_MODEL, LogFormat, Options, one_line};
+use lima::config::{DEFAULT_MODEL, LogFormat, Options, arguments, one_line};
+use lima::plan;
 use tracing_subscriber::EnvFilter;
 
 /// Serves LLaMA models over the OpenAI API.
@@ -32,6 +33,8 @@ enum Command {
         #[arg(long, env = "LIMA_PORT", default_value_t = 8000, hide = true)]
         port: u16,
     },
+    /// Work out what serving a model would take and reach at most: memory, sequences, speed
+    Plan(plan::Options),
     /// Fetch a model into the cache without serving it
     Pull {
         /// As for --model
@@ -41,7 +44,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(e) if !e.use_stderr() => e.exit(),
         Err(e) => return usage(&one_line(&e)),
@@ -50,6 +53,9 @@ fn main() -> ExitCode {
         Some(Command::Pull { model }) => {
             logs(LogFormat::Text);
             return outcome(lima::serve::pull(&model));
+        }
+        Some(Command::Plan(options)) => {
+            return outcome(options.plans().and_then(|plans| Ok(write!(std::io::stdout().lock(), "{plans}")?)));
         }
         Some(Command::Chat(options)) => {
             return chat::run(&options).unwrap_or_else(|e| outcome(Err(e)));

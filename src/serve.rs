@@ -5,7 +5,7 @@ mod load;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -15,7 +15,10 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, ToolCallParser};
 use crate::engine::{self, EngineConfig, EngineThread, Executor, TokenId};
-use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, ToolFormat, Traces};
+use crate::http::{
+    self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, ToolFormat, Traces,
+};
+use crate::runner::Standing;
 use crate::text::PromptRenderer;
 
 pub use self::health::health;
@@ -25,6 +28,8 @@ pub use self::load::{load_model, pull};
 pub struct LoadedModel {
     /// Computes steps.
     pub executor: Box<dyn Executor>,
+    /// Whether its ranks can compute, where there are several.
+    pub standing: Option<Standing>,
     /// Limits, the KV pool's size among them.
     pub engine: EngineConfig,
     /// Tokenizer and chat template.
@@ -111,7 +116,7 @@ async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     let (loader_app, loader_config) = (Arc::clone(&app), Arc::clone(&config));
     loading
         .spawn(move || match start_model(&loader_config, &loader_app) {
-            Ok(engine) => watch_engine(engine, &loader_app, failed),
+            Ok((engine, standing)) => watch_engine(engine, standing, &loader_app, failed),
             Err(e) => {
                 let _ = failed.send(e);
             }
@@ -224,7 +229,7 @@ async fn either((first, second): &mut (Signal, Signal)) {
 }
 
 /// Loads the model, starts its engine and begins to answer.
-fn start_model(config: &Config, app: &App) -> anyhow::Result<EngineThread> {
+fn start_model(config: &Config, app: &App) -> anyhow::Result<(EngineThread, Option<Standing>)> {
     let started = Instant::now();
     let loaded = load_model(config, &app.progress)?;
     let limits = loaded.engine.clone();
@@ -262,13 +267,47 @@ fn start_model(config: &Config, app: &App) -> anyhow::Result<EngineThread> {
         (limits.num_blocks * engine::BLOCK_SIZE) as f64 / limits.max_len().max(1) as f64,
     );
     app.set_model(model);
-    Ok(thread)
+    Ok((thread, loaded.standing))
 }
 
-/// Reports an engine thread that ends while nobody asked it to.
-fn watch_engine(engine: EngineThread, app: &App, failed: oneshot::Sender<anyhow::Error>) {
+/// Time that the engine has, once a rank is lost, to fail what it has and end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Reports an engine thread that ends while nobody asked it to, or that is lost itself.
+fn watch_engine(
+    engine: EngineThread,
+    standing: Option<Standing>,
+    app: &Arc<App>,
+    failed: oneshot::Sender<anyhow::Error>,
+) {
+    let failed = Arc::new(Mutex::new(Some(failed)));
+    let tell = move |error: anyhow::Error| {
+        if let Some(failed) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = failed.send(error);
+        }
+    };
+    let lost = |reason: String| anyhow!("the ranks of the model can compute no more: {reason}");
+    let (running, ended) = mpsc::channel::<()>();
+    if let Some(standing) = standing.clone() {
+        let (app, tell) = (Arc::clone(app), tell.clone());
+        let watch = move || {
+            let reason = standing.wait();
+            if ended.recv_timeout(LAST_WORDS) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // The first rank is the engine's own thread, and does not come back: nobody else can end its requests.
+                app.advance(http::state::Stage::Deadline);
+                tell(lost(reason));
+            }
+        };
+        // Without the thread, that one case is left to the drain's timeout.
+        let _ = std::thread::Builder::new().name("ranks".into()).spawn(watch);
+    }
     let ended = engine.join();
-    if ended.is_err() || app.stage() == http::state::Stage::Serving {
-        let _ = failed.send(anyhow!("the engine stopped unexpectedly"));
+    drop(running);
+    match standing.and_then(|standing| standing.lost()) {
+        Some(reason) => tell(lost(reason)),
+        None if ended.is_err() || app.stage() == http::state::Stage::Serving => {
+            tell(anyhow!("the engine stopped unexpectedly"));
+        }
+        None => {}
     }
 }

@@ -100,6 +100,9 @@ options! {
     /// Compute threads [default: one a core]
     #[arg(long, env = "LIMA_THREADS", value_name = "N")]
     threads: usize,
+    /// Ranks that the model is cut over (-tp): threads of this process, which share --threads [default: 1]
+    #[arg(long, env = "LIMA_TENSOR_PARALLEL_SIZE", value_name = "N")]
+    tensor_parallel_size: usize,
     /// Sequences that may wait; more are answered with 429 [default: 1024]
     #[arg(long, env = "LIMA_MAX_QUEUED_REQUESTS", value_name = "N")]
     max_queued_requests: usize,

@@ -41,6 +41,7 @@ impl fmt::Display for Config {
             ("enable-prefix-caching", self.prefix_caching.to_string()),
             ("num-speculative-tokens", self.num_speculative_tokens.to_string()),
             ("threads", self.threads.to_string()),
+            ("tensor-parallel-size", self.tensor_parallel_size.to_string()),
             ("max-queued-requests", self.max_queued_requests.to_string()),
             ("seed", or(&self.seed, "random")),
             ("drain-timeout", format!("{}s", self.drain_timeout.as_secs())),

@@ -85,6 +85,11 @@ impl Core {
         self.stats.adapter_bytes.store(bytes, Relaxed);
     }
 
+    /// Why the executor can do no more, if that is so.
+    pub fn lost(&self) -> Option<String> {
+        self.executor.lost()
+    }
+
     /// The last step started.
     pub fn last_input(&self) -> &StepInput {
         &self.input

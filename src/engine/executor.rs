@@ -235,6 +235,11 @@ pub trait Executor: Send {
         (0, 0)
     }
 
+    /// Why no step can succeed any more, if that is so: the engine then fails all it has and ends.
+    fn lost(&self) -> Option<String> {
+        None
+    }
+
     /// Enqueues the forward pass, up to logits. After an error nothing of the step is in flight.
     fn forward(&mut self, step: &StepInput) -> Result<(), ExecutorError>;
 

@@ -64,7 +64,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Runs until [`EngineHandle::shutdown`] is called and everything accepted has ended. Sleeps
+    /// Runs until [`EngineHandle::shutdown`] is called and everything accepted has ended, or the executor is lost. Sleeps
     /// while there is nothing to do.
     pub fn run(mut self) {
         while self.take_commands() {
@@ -76,6 +76,12 @@ impl Engine {
             }
             self.core.collect(scheduled, &mut self.events);
             self.deliver();
+            if let Some(reason) = self.core.lost() {
+                // Whoever comes from now on is refused, and what is in the channel ends with it.
+                self.shared.advance_lifecycle(Lifecycle::Stopped);
+                self.end_all(|| EngineError::Step(reason.clone()));
+                break;
+            }
         }
         self.core.publish();
         self.shared.stats.set_idle(true);
@@ -115,15 +121,7 @@ impl Engine {
                     self.forget(slot);
                 }
             }
-            Command::AbortAll => {
-                for slot in 0..self.clients.len() {
-                    let Some(client) = &self.clients[slot] else { continue };
-                    // A reader that is gone needs no answer.
-                    let _ = client.events.send(Event::Failed(EngineError::Aborted));
-                    self.core.scheduler_mut().abort(client.id);
-                    self.forget(slot);
-                }
-            }
+            Command::AbortAll => self.end_all(|| EngineError::Aborted),
             Command::LoadAdapter { slot, weights, reply } => {
                 // Whoever gave up waiting drops the lease.
                 let _ = reply.send(self.core.load_adapter(slot, weights));
@@ -167,6 +165,17 @@ impl Engine {
             if terminal {
                 self.clients[slot] = None;
             }
+        }
+    }
+
+    /// Fails every sequence.
+    fn end_all(&mut self, why: impl Fn() -> EngineError) {
+        for slot in 0..self.clients.len() {
+            let Some(client) = &self.clients[slot] else { continue };
+            // A reader that is gone needs no answer.
+            let _ = client.events.send(Event::Failed(why()));
+            self.core.scheduler_mut().abort(client.id);
+            self.forget(slot);
         }
     }
 

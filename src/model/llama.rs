@@ -3,7 +3,7 @@
 use crate::model::config::LlamaConfig;
 use crate::model::lora::{Part, Site};
 use crate::model::weights::shard::shard;
-use crate::model::weights::{Checkpoint, LoadError};
+use crate::model::weights::{Checkpoint, LoadError, TensorView};
 use crate::ops::{Batch, Ops, OpsError};
 use crate::parallel::Share;
 
@@ -71,17 +71,34 @@ impl<O: Ops> Llama<O> {
         checkpoint: &Checkpoint,
         config: &LlamaConfig,
         share: Share,
+        progress: impl FnMut(u64),
+    ) -> Result<Self, LoadError> {
+        let vocab = config.vocab_size;
+        Self::load_parts(ops, checkpoint, config, share.of, |whole, name| shard(whole, name, vocab, share), progress)
+    }
+
+    /// The same, with what `part` makes of a tensor and its name: that of one of `ranks` ranks, and `None` where the format
+    /// cannot be cut so.
+    ///
+    /// # Errors
+    /// As [`Llama::load_shard`]'s.
+    pub fn load_parts(
+        ops: &mut O,
+        checkpoint: &Checkpoint,
+        config: &LlamaConfig,
+        ranks: usize,
+        part: impl for<'a> Fn(&TensorView<'a>, &str) -> Option<TensorView<'a>>,
         mut progress: impl FnMut(u64),
     ) -> Result<Self, LoadError> {
         let fault = |name: &str, e: OpsError| checkpoint.tensor_error(name, format_args!("cannot be used: {e}"));
         let tensor = |name: &str| {
             let whole = checkpoint.tensor(name)?;
             let uneven = || {
-                let (ranks, format) = (share.of, whole.dtype);
+                let format = whole.dtype;
                 checkpoint
                     .tensor_error(name, format_args!("cannot be cut over {ranks} ranks between blocks of {format}"))
             };
-            shard(&whole, name, config.vocab_size, share).ok_or_else(uneven)
+            part(&whole, name).ok_or_else(uneven)
         };
         let mut done = 0;
         let mut linear = |ops: &mut O, names: Vec<String>, gate_up: bool| {

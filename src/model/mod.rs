@@ -4,4 +4,5 @@ pub mod config;
 pub mod llama;
 pub mod lora;
 pub mod rope;
+pub mod shapes;
 pub mod weights;

@@ -121,7 +121,10 @@ impl CpuExecutor {
         let x: X = self.model.layers(&mut self.ops, &batch)?;
         let mut out = StepOutput { rows: vec![RowOut::None; step.rows.len()], scores: Vec::new() };
         self.score(step, &x, &batch, &mut out)?;
-        self.pool(step, &x, &batch, &mut out)?;
+        // Of several ranks one answers; the others have helped to make its logits.
+        if self.ops.has_logits() {
+            self.pool(step, &x, &batch, &mut out)?;
+        }
         if !outputs.is_empty() {
             self.model.head(&mut self.ops, &x, &batch)?;
         }

@@ -2,7 +2,7 @@
 
 use super::{CpuExecutor, memory};
 use crate::engine::BLOCK_SIZE;
-use crate::model::config::LlamaConfig;
+use crate::model::config::ConfigError;
 use crate::model::llama::Llama;
 use crate::model::weights::{Checkpoint, LoadError};
 use crate::ops::cpu::kv::{KvPool, KvType};
@@ -39,21 +39,30 @@ const SCORED_ROWS: usize = 64;
 pub const DEFAULT_KV_BYTES: u64 = 4 << 30;
 
 /// A model ready to run, and the sizes that were settled while loading.
-pub struct Loaded {
+pub struct Loaded<E = CpuExecutor> {
     /// The executor.
-    pub executor: CpuExecutor,
+    pub executor: E,
     /// Blocks of the KV pool.
     pub num_blocks: usize,
-    /// Bytes of the packed matrices.
+    /// Bytes of the packed matrices, on all ranks.
     pub weight_bytes: u64,
-    /// Bytes of the KV pool.
+    /// Bytes of the KV pool, on all ranks.
     pub kv_bytes: u64,
     /// Its type.
     pub kv_cache: KvType,
     /// Context length.
     pub max_model_len: usize,
-    /// Worker threads.
+    /// Worker threads, of all ranks.
     pub threads: usize,
+}
+
+impl<E> Loaded<E> {
+    /// The same with what becomes of the executor.
+    pub fn map<F>(self, change: impl FnOnce(E) -> F) -> Loaded<F> {
+        let Self { executor, num_blocks, weight_bytes, kv_bytes, kv_cache, max_model_len, threads } = self;
+        let executor = change(executor);
+        Loaded { executor, num_blocks, weight_bytes, kv_bytes, kv_cache, max_model_len, threads }
+    }
 }
 
 /// A model could not be made ready.
@@ -62,6 +71,9 @@ pub enum RunnerError {
     /// Weights.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The model cannot be cut over so many ranks.
+    #[error("--tensor-parallel-size: {0}")]
+    Ranks(#[from] ConfigError),
     /// `--max-model-len` exceeds what the model was made for.
     #[error("--max-model-len {asked} is more than the {limit} positions of the model")]
     TooLong {
@@ -99,19 +111,49 @@ pub fn load(
     progress: impl FnMut(u64),
 ) -> Result<Loaded, RunnerError> {
     let config = checkpoint.config();
-    let limit = config.max_position_embeddings;
-    if let Some(asked) = options.max_model_len.filter(|asked| *asked > limit) {
-        return Err(RunnerError::TooLong { asked, limit });
-    }
-    let kv = options.kv_cache.unwrap_or_else(|| kv_type(checkpoint, options.dtype));
-    let block_bytes = KvPool::block_bytes(config, kv) as u64;
-    let longest = options.max_model_len.unwrap_or(limit);
-    let most_bytes = options.kv_cache_memory.unwrap_or(DEFAULT_KV_BYTES);
-    let most_tokens = (most_bytes / block_bytes) as usize * BLOCK_SIZE;
-    let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-    let mut ops = Cpu::new(
-        config,
-        CpuOptions {
+    let sizes = Sizes::new(checkpoint, options, |kv| KvPool::block_bytes(config, kv))?;
+    let mut ops = Cpu::new(config, sizes.cpu);
+    let model = Llama::load(&mut ops, checkpoint, config, progress)?;
+    let cache = sizes.settle(options)?;
+    ops.allocate_cache(cache.num_blocks);
+    let weight_bytes = ops.weight_bytes() as u64;
+    Ok(sizes.loaded(CpuExecutor::new(ops, model, config), cache, weight_bytes))
+}
+
+/// What follows from options and shape before anything is loaded.
+pub(super) struct Sizes {
+    /// For one rank with all threads.
+    pub cpu: CpuOptions,
+    /// Of all ranks.
+    block_bytes: u64,
+    /// Tokens of the longest sequence.
+    longest: usize,
+}
+
+/// The cache, once it is known what is left for it.
+pub(super) struct Cache {
+    pub num_blocks: usize,
+    max_model_len: usize,
+}
+
+impl Sizes {
+    /// `block_bytes` are those of a block of the cache, on all ranks.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        options: &RunnerOptions,
+        block_bytes: impl Fn(KvType) -> usize,
+    ) -> Result<Self, RunnerError> {
+        let limit = checkpoint.config().max_position_embeddings;
+        if let Some(asked) = options.max_model_len.filter(|asked| *asked > limit) {
+            return Err(RunnerError::TooLong { asked, limit });
+        }
+        let kv = options.kv_cache.unwrap_or_else(|| kv_type(checkpoint, options.dtype));
+        let block_bytes = block_bytes(kv) as u64;
+        let longest = options.max_model_len.unwrap_or(limit);
+        let most_bytes = options.kv_cache_memory.unwrap_or(DEFAULT_KV_BYTES);
+        let most_tokens = (most_bytes / block_bytes) as usize * BLOCK_SIZE;
+        let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+        let cpu = CpuOptions {
             threads,
             level: options.level,
             dtype: options.dtype,
@@ -120,40 +162,37 @@ pub fn load(
             max_outputs: options.max_num_seqs.max(SCORED_ROWS),
             // No sequence is longer than the cache.
             max_positions: longest.min(most_tokens.max(BLOCK_SIZE)),
-        },
-    );
-    let model = Llama::load(&mut ops, checkpoint, config, progress)?;
+        };
+        Ok(Self { cpu, block_bytes, longest })
+    }
 
-    let wanted = (longest.div_ceil(BLOCK_SIZE) * options.max_num_seqs) as u64 * block_bytes;
-    let free = || memory::available().map_or(DEFAULT_KV_BYTES, |free| DEFAULT_KV_BYTES.min(free / 2));
-    let have = options.kv_cache_memory.unwrap_or_else(|| wanted.min(free()));
-    let num_blocks = (have / block_bytes) as usize;
-    let max_model_len = settle_length(config, options, have, num_blocks)?;
-    ops.allocate_cache(num_blocks);
-    let weight_bytes = ops.weight_bytes() as u64;
-    Ok(Loaded {
-        weight_bytes,
-        executor: CpuExecutor::new(ops, model, config),
-        num_blocks,
-        kv_bytes: num_blocks as u64 * block_bytes,
-        kv_cache: kv,
-        max_model_len,
-        threads,
-    })
-}
+    /// The cache, of what is left once the weights are there. A context length that was asked for must fit; the model's own
+    /// is cut to what fits.
+    pub fn settle(&self, options: &RunnerOptions) -> Result<Cache, RunnerError> {
+        let wanted = (self.longest.div_ceil(BLOCK_SIZE) * options.max_num_seqs) as u64 * self.block_bytes;
+        let free = || memory::available().map_or(DEFAULT_KV_BYTES, |free| DEFAULT_KV_BYTES.min(free / 2));
+        let have = options.kv_cache_memory.unwrap_or_else(|| wanted.min(free()));
+        let num_blocks = (have / self.block_bytes) as usize;
+        let (tokens, len) = (num_blocks * BLOCK_SIZE, self.longest);
+        let max_model_len = match (tokens >= len, options.max_model_len) {
+            (true, _) => len,
+            (false, None) if tokens > 0 => tokens,
+            _ => return Err(RunnerError::CacheTooSmall { have, tokens, len }),
+        };
+        Ok(Cache { num_blocks, max_model_len })
+    }
 
-/// A context length that was asked for must fit; the model's own is cut to what fits.
-fn settle_length(
-    config: &LlamaConfig,
-    options: &RunnerOptions,
-    have: u64,
-    num_blocks: usize,
-) -> Result<usize, RunnerError> {
-    let tokens = num_blocks * BLOCK_SIZE;
-    let len = options.max_model_len.unwrap_or(config.max_position_embeddings);
-    match (tokens >= len, options.max_model_len) {
-        (true, _) => Ok(len),
-        (false, None) if tokens > 0 => Ok(tokens),
-        _ => Err(RunnerError::CacheTooSmall { have, tokens, len }),
+    /// All that is known in the end.
+    pub fn loaded<E>(&self, executor: E, cache: Cache, weight_bytes: u64) -> Loaded<E> {
+        let Cache { num_blocks, max_model_len } = cache;
+        Loaded {
+            executor,
+            num_blocks,
+            weight_bytes,
+            kv_bytes: num_blocks as u64 * self.block_bytes,
+            kv_cache: self.cpu.kv,
+            max_model_len,
+            threads: self.cpu.threads,
+        }
     }
 }

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::LoadedModel;
 use crate::config::{Config, Dtype, KvCacheDtype};
-use crate::engine::{EngineConfig, Speculation};
+use crate::engine::{EngineConfig, Executor, Speculation};
 use crate::http::{Adapters, LoadProgress, Sampling};
 use crate::hub::{self, ModelSource, Progress};
 use crate::model::config::LlamaConfig;
@@ -16,7 +16,7 @@ use crate::model::weights::{Checkpoint, Source};
 use crate::ops::cpu::kv::KvType;
 use crate::ops::cpu::level::Level;
 use crate::ops::quant::DType;
-use crate::runner::{self, CpuExecutor, RunnerOptions};
+use crate::runner::{self, CpuExecutor, RankExecutors, RunnerOptions};
 use crate::text::PromptRenderer;
 
 /// Fetches and loads the model, telling `progress`. Blocks.
@@ -51,17 +51,31 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
         kv_cache_memory: config.kv_cache_memory.map(|b| b.0),
         level,
     };
-    let mut loaded = runner::load(&checkpoint, &options, |bytes| {
-        progress.set(bytes);
-        bar.set_position(bytes);
-    })?;
+    let told = |bytes: u64| {
+        progress.set(bytes.min(total));
+        bar.set_position(bytes.min(total));
+    };
+    let mut loaded = match config.tensor_parallel_size {
+        1 => runner::load(&checkpoint, &options, told)?.map(|executor| Ranks::One(Box::new(executor))),
+        ranks => {
+            let deadline = Some(config.network.watchdog_timeout.mul_f64(RANK_DEADLINE));
+            runner::tensor::load(&checkpoint, &options, ranks, deadline, told)?.map(Ranks::Several)
+        }
+    };
     bar.finish_and_clear();
-    loaded.executor.sample_below(tokens);
+    match &mut loaded.executor {
+        Ranks::One(executor) => executor.sample_below(tokens),
+        Ranks::Several(ranks) => ranks.sample_below(tokens),
+    }
     tracing::info!(
         "model found in {fetched:.2?}, tokenizer read in {:.2?}, weights loaded in {:.2?}",
         read - fetched,
         started.elapsed() - read
     );
+    if let Ranks::Several(ranks) = &loaded.executor {
+        let heads: Vec<String> = ranks.slices().iter().map(|slice| slice.heads.len().to_string()).collect();
+        tracing::info!("{} ranks, with {} heads", heads.len(), heads.join(", "));
+    }
     tracing::info!(
         "weights {:.0} MiB, KV cache {:.0} MiB ({}), {} threads, {level}",
         loaded.weight_bytes as f64 / 1048576.0,
@@ -72,6 +86,13 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
 
     let shape = checkpoint.config();
     let adapters = adapters(config, shape, &mut loaded.executor)?;
+    let (executor, standing) = match loaded.executor {
+        Ranks::One(executor) => (executor as Box<dyn Executor>, None),
+        Ranks::Several(ranks) => {
+            let (executor, standing) = ranks.start();
+            (executor, Some(standing))
+        }
+    };
     let defaults = checkpoint.generation_defaults();
     let mut eos = shape.eos_token_ids.clone();
     let tokenizer = renderer.tokenizer();
@@ -90,7 +111,8 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
             max_queued_tokens: (config.network.max_queued_tokens)
                 .unwrap_or_else(|| queued_tokens(config, loaded.max_model_len)),
         },
-        executor: Box::new(loaded.executor),
+        executor,
+        standing,
         adapters,
         renderer,
         name: name(&source, &path),
@@ -108,12 +130,30 @@ pub fn load_model(config: &Config, progress: &LoadProgress) -> anyhow::Result<Lo
     })
 }
 
+/// What computes the model, not at work yet.
+enum Ranks {
+    One(Box<CpuExecutor>),
+    Several(RankExecutors),
+}
+
+/// The part of the watchdog's time that a rank may keep others waiting: the rest is for telling it.
+const RANK_DEADLINE: f64 = 0.8;
+
 /// Makes room for LoRA adapters, if any are or may be asked for.
-fn adapters(config: &Config, shape: &LlamaConfig, executor: &mut CpuExecutor) -> anyhow::Result<Option<Adapters>> {
+fn adapters(config: &Config, shape: &LlamaConfig, executor: &mut Ranks) -> anyhow::Result<Option<Adapters>> {
     if config.lora_modules.is_empty() && config.lora_root.is_none() {
         return Ok(None);
     }
-    executor.enable_adapters(config.max_loras, config.max_lora_rank);
+    let slices = match executor {
+        Ranks::One(executor) => {
+            executor.enable_adapters(config.max_loras, config.max_lora_rank);
+            None
+        }
+        Ranks::Several(ranks) => {
+            ranks.enable_adapters(config.max_loras, config.max_lora_rank);
+            Some(ranks.slices().to_vec())
+        }
+    };
     let canonical = |root: &std::path::PathBuf| {
         root.canonicalize().with_context(|| format!("cannot resolve --lora-root '{}'", root.display()))
     };
@@ -122,7 +162,11 @@ fn adapters(config: &Config, shape: &LlamaConfig, executor: &mut CpuExecutor) ->
     let hidden = root.as_ref().map(|root| format!("{}/", root.display()));
     let (shape, max_rank) = (shape.clone(), config.max_lora_rank);
     let load = move |dir: &Path| {
-        runner::adapters::load(dir, &shape, max_rank).map_err(|e| {
+        let adapter = match &slices {
+            None => runner::adapters::load(dir, &shape, max_rank),
+            Some(slices) => runner::adapters::load_parts(dir, &shape, slices, max_rank),
+        };
+        adapter.map_err(|e| {
             let message = e.to_string();
             hidden.as_ref().map_or(message.clone(), |hidden| message.replace(hidden, ""))
         })

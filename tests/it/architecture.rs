@@ -31,20 +31,36 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "parallel",
         ],
     ),
-    ("runner", &["engine", "model", "ops"]),
+    // A model over ranks is an executor that holds the others by their places.
+    ("runner", &["engine", "model", "ops", "parallel"]),
     ("http", &["engine", "text"]),
     // The top: puts the others together. Nothing but the binary uses it.
     ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
-    ("main", &["chat", "config", "serve"]),
+    ("main", &["chat", "config", "plan", "serve"]),
+    // Arithmetic about shapes and devices, beside the server.
+    (
+        "plan",
+        &[
+            "config::ByteSize",
+            "engine::BLOCK_SIZE",
+            "hub",
+            "model",
+            "ops::cpu",
+            "ops::quant",
+            "runner::memory",
+            "units",
+        ],
+    ),
     // A client like any other: knows servers by their API alone.
     ("chat", &[]),
     // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
     // answers of saved models, without HTTP. Nothing but its binary uses it.
-    ("train", &["engine", "hub", "model", "ops", "parallel", "plot", "runner", "text"]),
+    ("train", &["engine", "hub", "model", "ops", "parallel", "plot", "runner", "text", "units"]),
     // Processes become ranks before a run is known.
     ("bin", &["config::ByteSize", "config::one_line", "parallel", "train"]),
     // Below everything: text and numbers; ranks and slices.
     ("plot", &[]),
+    ("units", &[]),
     ("parallel", &[]),
     ("lib", &[]),
 ];
@@ -62,7 +78,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["opentelemetry", "opentelemetry_http", "opentelemetry_otlp", "opentelemetry_sdk"], &["http/traces/"]),
     (&["ureq"], &["hub/", "chat/client.rs", "http/traces/", "serve/health.rs"]),
     (&["sha2"], &["hub/", "http/auth.rs", "http/page.rs"]),
-    (&["clap"], &["config.rs", "config/", "main.rs", "bin/", "chat/mod.rs"]),
+    (&["clap"], &["config.rs", "config/", "main.rs", "bin/", "chat/mod.rs", "plan/"]),
     // Of tokio the engine has the channels that its readers wait on; training and the chat have signals.
     (
         &["tokio"],

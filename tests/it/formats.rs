@@ -112,7 +112,7 @@ fn stored_and_converted_numbers_equal_ggmls() {
 }
 
 /// `values` numbers of random quants, as `random_bytes` of the script makes them.
-fn random_bytes(dtype: DType, seed: u64, values: usize) -> Vec<u8> {
+pub fn random_bytes(dtype: DType, seed: u64, values: usize) -> Vec<u8> {
     let len = values / dtype.block_len() * dtype.block_bytes();
     let number = |i: u64| {
         let z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));

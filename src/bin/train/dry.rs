@@ -86,7 +86,10 @@ pub fn plan_run(options: &Options, choices: &Choices, ask: &Ask) -> anyhow::Resu
 /// The plan for a base with LIMA's data, or for the shape of one.
 pub fn plan_model(base: Option<&str>, name: Option<&str>, choices: &Choices, ask: &Ask) -> anyhow::Result<Plan> {
     let question = match (base, name) {
-        (_, Some(name)) => of_shape(name, &shape(name)?, choices, ask)?,
+        (_, Some(name)) => {
+            let config = shape(name).map_err(|error| anyhow::anyhow!("--shape {error}"))?;
+            of_shape(name, &config, choices, ask)?
+        }
         (Some(base), None) => of_shape(base, Base::open(base)?.checkpoint.config(), choices, ask)?,
         (None, None) => anyhow::bail!("--dry-run needs --base or --shape"),
     };

@@ -10,7 +10,7 @@ use crate::model::config::LlamaConfig;
 use crate::model::weights::error::{brief, shown};
 use crate::model::weights::gguf::TensorInfo;
 use crate::model::weights::safetensors::parse as parse_safetensors;
-use crate::model::weights::{LoadError, TensorView};
+use crate::model::weights::{LoadError, Slice, TensorView};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -68,6 +68,20 @@ impl Adapter {
     /// The largest rank.
     pub fn rank(&self) -> usize {
         self.pairs.values().map(|p| p.rank).max().unwrap_or(0)
+    }
+
+    /// A tensor-parallel rank's part: the columns of A that read its inputs, the rows of B that make its outputs. `config` is
+    /// the whole model's shape.
+    pub fn slice(&self, slice: &Slice, config: &LlamaConfig) -> Self {
+        let cut = |(&(layer, projection), pair): (&(usize, Projection), &Pair)| {
+            let (out, inputs) = projection.shape(config);
+            let rows = slice.outputs(projection).unwrap_or(0..out);
+            let cols = slice.inputs(projection).unwrap_or(0..inputs);
+            let a = pair.a.chunks_exact(inputs).flat_map(|row| row[cols.clone()].iter().copied()).collect();
+            let b = pair.b[rows.start * pair.rank..rows.end * pair.rank].to_vec();
+            ((layer, projection), Pair { a, b, ..*pair })
+        };
+        Self { pairs: self.pairs.iter().map(cut).collect() }
     }
 }
 

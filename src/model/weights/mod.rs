@@ -12,11 +12,13 @@ pub mod names;
 mod refused;
 pub mod safetensors;
 pub mod shard;
+pub mod slice;
 mod split;
 pub mod view;
 
 pub use checkpoint::{Checkpoint, Source};
 pub use error::LoadError;
 pub use names::expected_tensors;
+pub use slice::{Blocks, Slice};
 pub use split::part_names;
 pub use view::TensorView;

@@ -19,13 +19,19 @@ pub enum Cut {
 impl Cut {
     /// Of a tensor, by its Hugging Face name.
     pub fn of(name: &str) -> Self {
-        let is = |p: Projection| name.strip_suffix(".weight").is_some_and(|name| name.ends_with(p.name()));
-        match () {
-            () if is(Projection::Output) || is(Projection::Down) => Self::Columns,
-            () if is_vocabulary(name) || Projection::ALL.into_iter().any(is) => Self::Rows,
-            () => Self::Whole,
+        match projection(name) {
+            Some(Projection::Output | Projection::Down) => Self::Columns,
+            Some(_) => Self::Rows,
+            None if is_vocabulary(name) => Self::Rows,
+            None => Self::Whole,
         }
     }
+}
+
+/// Which projection of a layer a tensor is, by its Hugging Face name.
+pub(super) fn projection(name: &str) -> Option<Projection> {
+    let name = name.strip_suffix(".weight")?;
+    Projection::ALL.into_iter().find(|p| name.ends_with(p.name()))
 }
 
 /// A rank's part of a tensor. `vocab` are the rows that embedding and head have in the model; a file may have fewer, so a

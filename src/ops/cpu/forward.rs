@@ -196,13 +196,19 @@ impl Ops for Cpu {
         let (to, table, width) = (self.residual.ptr(), &table.parts[0], self.config.hidden_size);
         let (cursor, stride) = (AtomicUsize::new(0), self.residual.stride);
         let count = self.tokens;
+        let first = self.ranks.as_ref().map_or(0, |ranks| ranks.first_token);
         self.pool.run(|worker| {
             worker.each(&cursor, count, row_chunk(count, worker.size), |i| {
                 // SAFETY: row `i` of the area, which this worker alone writes.
                 let out = unsafe { std::slice::from_raw_parts_mut(to.at(i * stride), width) };
-                table.unpack_row(batch.tokens[i] as usize, out);
+                match (batch.tokens[i] as usize).checked_sub(first).filter(|&row| row < table.rows) {
+                    Some(row) => table.unpack_row(row, out),
+                    // Another rank's.
+                    None => out.fill(0.0),
+                }
             });
         });
+        self.join_embedding()?;
         Ok(X::Residual)
     }
 
@@ -273,8 +279,16 @@ impl Ops for Cpu {
     }
 
     fn linear_add(&mut self, at: Site, x: X, w: &Linear, _: X, _: &Batch<'_>) -> Result<X, OpsError> {
-        let to = (self.residual.ptr(), self.residual.stride);
-        self.multiply(Some(at), &x, w, to, Store::Add, None);
+        match self.sums() {
+            None => {
+                let to = (self.residual.ptr(), self.residual.stride);
+                self.multiply(Some(at), &x, w, to, Store::Add, None);
+            }
+            Some(sums) => {
+                self.multiply(Some(at), &x, w, sums, Store::Set, None);
+                self.add_sums()?;
+            }
+        }
         Ok(X::Residual)
     }
 
@@ -349,6 +363,7 @@ impl Ops for Cpu {
     fn head(&mut self, _: &X, norm: &Arc<Norm>, w: &Linear, batch: &Batch<'_>) -> Result<X, OpsError> {
         let to = (self.logits.ptr(), self.logits.stride);
         self.multiply(None, &X::Normed(norm.clone()), w, to, Store::Set, Some(batch.outputs));
+        self.join_logits(batch.outputs.len())?;
         Ok(X::Logits)
     }
 

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod lora;
 pub mod pack;
 pub mod pool;
+mod ranks;
 mod rope;
 mod rows;
 pub(crate) mod simd;
@@ -32,6 +33,7 @@ use self::level::Level;
 use self::lora::Lora;
 use self::pack::Packed;
 use self::pool::Pool;
+use self::ranks::Ranks;
 use self::rope::RopeTable;
 use self::rows::{NormPtr, Rows};
 use self::work::Plan;
@@ -145,6 +147,8 @@ pub struct Cpu {
     plan: Plan,
     /// Where adapters are enabled.
     lora: Option<Box<Lora>>,
+    /// Where others have parts of the model.
+    ranks: Option<Box<Ranks>>,
     tokens: usize,
     forwards: u64,
     weight_bytes: usize,
@@ -176,6 +180,7 @@ impl Cpu {
             scratch_len,
             plan,
             lora: None,
+            ranks: None,
             cache,
             pool,
             tokens: 0,
@@ -224,9 +229,13 @@ impl Cpu {
     }
 
     /// The workers, for work outside the forward pass, and the logits: rows of `vocab_size` numbers, the given
-    /// distance apart.
+    /// distance apart. No rows where others have them ([`Cpu::has_logits`]).
     pub fn logits(&mut self) -> (&mut Pool, &mut [f32], usize) {
-        (&mut self.pool, &mut self.logits.data, self.logits.stride)
+        let logits = match &mut self.ranks {
+            Some(ranks) => &mut ranks.logits,
+            None => &mut self.logits,
+        };
+        (&mut self.pool, &mut logits.data, logits.stride)
     }
 
     /// Rows that [`hidden`](crate::ops::Ops::hidden) left, the given distance apart; `hidden_size` numbers of each count.

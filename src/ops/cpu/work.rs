@@ -134,8 +134,8 @@ impl Cpu {
         if let Some(block) = batch.blocks.iter().find(|b| b.0 as usize >= self.cache.blocks()) {
             return Err(OpsError::Limit(format!("block {block:?} of {}", self.cache.blocks())));
         }
-        if let Some(token) = batch.tokens.iter().find(|t| **t as usize >= self.config.vocab_size) {
-            return Err(OpsError::Limit(format!("token {token} of {}", self.config.vocab_size)));
+        if let Some(token) = batch.tokens.iter().find(|t| **t as usize >= self.vocab()) {
+            return Err(OpsError::Limit(format!("token {token} of {}", self.vocab())));
         }
         if batch.outputs.iter().any(|o| *o as usize >= next) {
             return Err(OpsError::Limit("an output row outside the batch".into()));

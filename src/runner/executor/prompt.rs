@@ -45,6 +45,9 @@ impl CpuExecutor {
             outputs.clear();
             outputs.extend(part.iter().map(|&(_, at, ..)| at));
             self.model.head(&mut self.ops, x, &Batch { outputs: &outputs, ..*batch })?;
+            if !self.ops.has_logits() {
+                continue;
+            }
             let (pool, logits, stride) = self.ops.logits();
             let mut targets: Vec<Target<'_>> = logits
                 .chunks_exact(stride)

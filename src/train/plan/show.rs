@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::memory::{self, Training};
 use super::{Choice, Device, Layout, Links, Plan};
 use crate::ops::quant::DType;
-use crate::train::watch::units::{bytes, count, duration, number};
+use crate::units::{bytes, count, duration, number};
 
 impl Display for Training {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::units::number;
 use crate::plot::{escape, label, ticks};
+use crate::units::number;
 
 /// Style of everything drawn here.
 pub const STYLE: &str = "\

@@ -15,7 +15,6 @@ mod page;
 mod progress;
 mod proto;
 pub mod tfevents;
-pub(super) mod units;
 mod watchers;
 
 pub use page::page;

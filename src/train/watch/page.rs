@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use super::chart::{Plot, STYLE, Series};
 use super::history::{History, Step};
 use super::metrics::Line;
-use super::units::{bytes, count, duration, number};
 use crate::plot::escape;
+use crate::units::{bytes, count, duration, number};
 
 const PAGE_STYLE: &str = "\
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);\

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::history::Step;
-use super::units::{bytes, count, duration, number};
+use crate::units::{bytes, count, duration, number};
 
 /// At most one line of a step in this time, where there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(2);

@@ -11,9 +11,9 @@ use super::history::{History, Step};
 use super::metrics::{Line, Metrics};
 use super::progress::Progress;
 use super::tfevents::{self, Events};
-use super::units::{count, number};
 use super::{Options, page, replace};
 use crate::train::events::{Answer, Begin, Event};
+use crate::units::{count, number};
 
 /// Between steps the report is written again no sooner than after this time.
 const BETWEEN_REPORTS: Duration = Duration::from_secs(60);

@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use lima::engine::{
-    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, Request, SamplingParams, Scored, Speculation,
-    TokenId, spawn,
+    EngineConfig, EngineHandle, EngineThread, Event, Executor, FinishReason, Request, SamplingParams, Scored,
+    Speculation, TokenId, spawn,
 };
+use lima::model::config::LlamaConfig;
 use lima::model::weights::Checkpoint;
 use lima::ops::cpu::kv::{KvPool, KvType};
 use lima::ops::cpu::level::Level;
@@ -47,20 +48,26 @@ impl Setting {
 
     /// Loads the model as the server does.
     pub fn load(&self, checkpoint: &Checkpoint) -> CpuExecutor {
+        let options = self.options(checkpoint, std::slice::from_ref(checkpoint.config()));
+        let loaded = runner::load(checkpoint, &options, |_| ()).unwrap();
+        assert_eq!(loaded.num_blocks, self.num_blocks);
+        loaded.executor
+    }
+
+    /// The server's choices, for ranks of these shapes.
+    pub fn options(&self, checkpoint: &Checkpoint, shapes: &[LlamaConfig]) -> RunnerOptions {
         let kv = self.kv.unwrap_or_else(|| runner::load::kv_type(checkpoint, Some(self.dtype)));
-        let options = RunnerOptions {
+        let block: usize = shapes.iter().map(|shape| KvPool::block_bytes(shape, kv)).sum();
+        RunnerOptions {
             threads: Some(self.threads),
             dtype: Some(self.dtype),
             kv_cache: self.kv,
             max_model_len: Some(MAX_LEN),
             max_num_batched_tokens: self.max_num_batched_tokens,
             max_num_seqs: MAX_SEQS,
-            kv_cache_memory: Some((self.num_blocks * KvPool::block_bytes(checkpoint.config(), kv)) as u64),
+            kv_cache_memory: Some((self.num_blocks * block) as u64),
             level: self.level,
-        };
-        let loaded = runner::load(checkpoint, &options, |_| ()).unwrap();
-        assert_eq!(loaded.num_blocks, self.num_blocks);
-        loaded.executor
+        }
     }
 }
 
@@ -91,7 +98,11 @@ impl Running {
     }
 
     pub fn with(executor: CpuExecutor, setting: Setting) -> Self {
-        let (handle, thread) = spawn(setting.config(), Box::new(executor));
+        Self::of(Box::new(executor), setting)
+    }
+
+    pub fn of(executor: Box<dyn Executor>, setting: Setting) -> Self {
+        let (handle, thread) = spawn(setting.config(), executor);
         Self { handle, thread: Some(thread) }
     }
 

@@ -15,5 +15,5 @@ mod refusals;
 mod render;
 mod resume;
 mod samples;
-mod tiny;
+pub mod tiny;
 mod watch;

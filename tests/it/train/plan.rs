@@ -47,7 +47,7 @@ fn shapes_come_from_files_and_are_refused_by_name() {
     std::fs::write(&path, config).unwrap();
     assert_eq!(shape(name).unwrap().num_kv_heads, 2);
     let error = shape("70b").unwrap_err().to_string();
-    assert_eq!(error, "--shape 70b: 65b, 30b, 13b, 7b, 1.1b, 135m are known, or the path of a config.json");
+    assert_eq!(error, "70b: 65b, 30b, 13b, 7b, 1.1b, 135m are known, or the path of a config.json");
 }
 
 /// The numbers of LLaMA 65B that the recipe's memory is usually reckoned with.
