@@ -3,7 +3,7 @@
 mod answer;
 mod input;
 mod request;
-mod wire;
+pub mod wire;
 
 use std::sync::Arc;
 use std::time::Instant;

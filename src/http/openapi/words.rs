@@ -95,8 +95,10 @@ words! {
     /// What the server does.
     phase = "starting" | "fetching the model" | "downloading" | "extracting" | "reading the tokenizer"
         | "loading weights" | "ready" | "draining" | "stalled" | "stopped";
-    /// Who speaks in a chat.
-    role = "developer" | "system" | "user" | "assistant" | "tool";
+    /// Who speaks in a chat, beside the model.
+    speaker = "developer" | "system" | "user";
+    /// Role of what a call gave.
+    tool = "tool";
     /// Who speaks to Anthropic's models.
     turn_role = "user" | "assistant";
     /// Kind of a text part.
@@ -111,8 +113,26 @@ words! {
     mode = "none" | "auto" | "required";
     /// How functions, as they were called, are chosen.
     function_call_or_null = "none" | "auto" | null;
-    /// How Anthropic's tools are chosen.
-    anthropic_tool_choice = "auto" | "any" | "tool" | "none";
+    /// How Anthropic's tools are chosen, if none is named.
+    any_tool = "auto" | "any" | "none";
+    /// Kind of a call in a message.
+    tool_use = "tool_use";
+    /// Kind of what a call gave, in a message.
+    tool_result = "tool_result";
+    /// Kind of a message among items, which may be left out.
+    message_or_null = "message" | null;
+    /// Who speaks in an item.
+    input_role = "user" | "assistant" | "system" | "developer";
+    /// How far an item was, or nothing.
+    item_status_or_null = "in_progress" | "completed" | "incomplete" | null;
+    /// What a message was, or nothing.
+    phase_or_null = "commentary" | "final_answer" | null;
+    /// Kinds of text in an item.
+    input_text = "input_text" | "output_text" | "text";
+    /// Kind of a call among items.
+    function_call = "function_call";
+    /// Kind of what a call gave, among items.
+    function_call_output = "function_call_output";
     /// No reasoning, or nothing.
     no_effort_or_null = "none" | null;
     /// The only verbosity, or nothing.
