@@ -19,7 +19,7 @@ use tracing::field::Empty;
 use super::error::{ApiError, quote};
 use super::prepare::new_id;
 use super::state::{App, Limits};
-use super::{adapters, anthropic, auth, chat, completions, embeddings, models, page, probes, responses, tokenize};
+use super::{adapters, anthropic, auth, chat, completions, embeddings, models, openapi, page, probes, responses, tokenize};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -47,6 +47,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*id}", get(models::get))
         .route("/v1/load_lora_adapter", post(adapters::load))
         .route("/v1/unload_lora_adapter", post(adapters::unload))
+        .route("/openapi.json", get(openapi::get))
         .route("/livez", get(probes::live))
         .route("/startupz", get(probes::startup))
         .route("/readyz", get(probes::ready))
