@@ -1,6 +1,6 @@
 //! `lima`: parses the command line, sets up logs, and hands over to the library.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +32,8 @@ enum Command {
         #[arg(long, env = "LIMA_PORT", default_value_t = 8000, hide = true)]
         port: u16,
     },
+    /// Print the description of the API, as OpenAPI
+    Openapi,
     /// Fetch a model into the cache without serving it
     Pull {
         /// As for --model
@@ -50,6 +52,10 @@ fn main() -> ExitCode {
         Some(Command::Pull { model }) => {
             logs(LogFormat::Text);
             return outcome(lima::serve::pull(&model));
+        }
+        Some(Command::Openapi) => {
+            let yaml = lima::http::openapi::yaml();
+            return outcome(std::io::stdout().write_all(yaml.as_bytes()).map_err(Into::into));
         }
         Some(Command::Chat(options)) => {
             return chat::run(&options).unwrap_or_else(|e| outcome(Err(e)));

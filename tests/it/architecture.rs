@@ -35,7 +35,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("http", &["engine", "text"]),
     // The top: puts the others together. Nothing but the binary uses it.
     ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
-    ("main", &["chat", "config", "serve"]),
+    // The description of the API needs no server.
+    ("main", &["chat", "config", "http::openapi", "serve"]),
     // A client like any other: knows servers by their API alone.
     ("chat", &[]),
     // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
@@ -54,7 +55,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
         &["candle_core", "candle_nn", "candle_transformers"],
         &["ops/graph/", "ops/mod.rs", "ops/parameter.rs", "ops/quant/tests.rs", "ops/tape/", "train/"],
     ),
-    (&["axum", "hyper", "hyper_util", "prometheus", "tokio_rustls", "tower_http"], &["http/"]),
+    (&["axum", "hyper", "hyper_util", "prometheus", "tokio_rustls", "tower_http", "utoipa"], &["http/"]),
     (&["llguidance", "tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "hf_hub"], &["hub/"]),

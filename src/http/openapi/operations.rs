@@ -197,7 +197,9 @@ fn probes() -> [(&'static str, OperationBuilder); 6] {
     };
     let ready = "Not while loading, draining, or when the engine has work and makes no steps.";
     let live = operation("live", "Whether the process answers", &[431, 500], Dialect::OpenAi);
-    let metrics = operation("metrics", "Measurements in Prometheus' text format", &GET, Dialect::OpenAi);
+    // Where it has a listener of its own, it is not here.
+    let refusals = [401, 404, 431, 500];
+    let metrics = operation("metrics", "Measurements in Prometheus' text format", &refusals, Dialect::OpenAi);
     let description = operation("describe", "This description", &GET, Dialect::OpenAi);
     let object = ObjectBuilder::new().schema_type(Type::Object);
     let json = ResponseBuilder::new()

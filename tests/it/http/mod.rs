@@ -11,6 +11,7 @@ mod embeddings;
 mod errors;
 mod fields;
 mod limits;
+mod openapi;
 mod operations;
 mod page;
 mod responses;
@@ -29,6 +30,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+use crate::support::description::Ask;
 
 /// Bytes are tokens 0–255.
 pub const START: TokenId = 256;
@@ -202,16 +205,17 @@ impl Server {
     }
 
     pub async fn get(&self, path: &str) -> reqwest::Response {
-        self.client.get(self.url(path)).send().await.unwrap()
+        self.request(reqwest::Method::GET, path).send().await.unwrap()
     }
 
-    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
-        self.client.request(method, self.url(path))
+    /// A request whose response must be as the API is described.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> Ask {
+        Ask::new(&self.client, method, self.url(path))
     }
 
     /// Posts a chat request that says hello, changed by `changes`.
     pub async fn post(&self, changes: Value) -> reqwest::Response {
-        self.client.post(self.url("/v1/chat/completions")).json(&body(changes)).send().await.unwrap()
+        self.request(reqwest::Method::POST, "/v1/chat/completions").json(&body(changes)).send().await.unwrap()
     }
 
     /// The body of a request that succeeds.
