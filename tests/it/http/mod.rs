@@ -59,6 +59,8 @@ pub fn renderer(template: &str, pieces: &[&[u8]]) -> PromptRenderer {
         (0..=255u8).map(|b| (byte_char(b).to_string(), json!(u32::from(b)))).collect();
     // Without merges no text is made of them; a model may say them.
     for (piece, id) in pieces.iter().zip(VOCAB..) {
+        vocab.insert("<|im_start|>".into(), json!(START));
+        vocab.insert("<|im_end|>".into(), json!(END));
         vocab.insert(piece.iter().map(|&b| byte_char(b)).collect(), json!(id));
     }
     let special = |id, content| {
