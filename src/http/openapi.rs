@@ -6,6 +6,10 @@ pub mod requests;
 pub mod shapes;
 pub mod words;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use std::sync::LazyLock;
 
 use axum::http::{HeaderValue, header};

@@ -123,3 +123,25 @@ fn what_is_not_described_is_noticed() {
         assert!(check(method, path, status, &body).is_err(), "{path} {status} {body}");
     }
 }
+
+/// `LIMA_TEST_SCHEMATHESIS` names the program (`scripts/schemathesis install`); `LIMA_TEST_SCHEMATHESIS_SECONDS` how
+/// long it may look, beside what it does in any case.
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_nothing() {
+    let Some(program) = std::env::var_os("LIMA_TEST_SCHEMATHESIS") else {
+        println!("skipped: LIMA_TEST_SCHEMATHESIS does not name schemathesis");
+        return;
+    };
+    let seconds = std::env::var("LIMA_TEST_SCHEMATHESIS_SECONDS");
+    let server = Server::default().await;
+    let mut command = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/schemathesis"));
+    command.args(["run", &server.url("")]).env("LIMA_TEST_SCHEMATHESIS", program);
+    match &seconds {
+        Ok(seconds) => command.args(["--max-time", seconds, "--max-examples", "1000000"]),
+        Err(_) => command.args(["--max-examples", "20", "--seed", "1"]),
+    };
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    println!("{printed}");
+    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
+}
