@@ -76,18 +76,17 @@ async fn a_stream_of_any_tokens_says_what_the_body_says() {
                 bytes.push(byte);
             }
         }
+        // A prompt that ends in a whole character leaves none for the answer to complete.
+        ids.push(usize::from(b'"'));
+        bytes.push(b'"');
         let stops: Vec<&str> = (0..rng.below(4)).map(|_| rng.of(&STOPS)).collect();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let (expected, reason) = whole(&text, &stops);
         stopped += usize::from(reason == "stop");
         invalid += usize::from(text.contains('\u{FFFD}'));
-        // The prompt ends in a whole character, so that the answer begins with one of its own.
         let mut body = json!({"model": "alias", "prompt": ids, "max_tokens": ids.len(), "stop": stops});
         if rng.below(3) == 0 {
             body["logprobs"] = json!(1);
-        }
-        if String::from_utf8(bytes.clone()).is_err_and(|e| e.utf8_error().error_len().is_none()) {
-            continue;
         }
         let answer: Value = serde_json::from_str(&post(&server, "/v1/completions", &body).await).unwrap();
         let choice = &answer["choices"][0];

@@ -79,7 +79,8 @@ async fn every_described_field_is_known() {
             "/v1/responses" | "/v1/embeddings" => json!({"model": "alias", "input": "a"}),
             "/v1/messages" => body(json!({"max_tokens": 1})),
             "/detokenize" => json!({"tokens": [1]}),
-            "/tokenize" => json!({"prompt": "a"}),
+            // Some fields are those of messages alone.
+            "/tokenize" => json!({"messages": body(json!({}))["messages"]}),
             _ => body(json!({})),
         };
         let response = server.request(Method::POST, path).json(&minimal).send().await.unwrap();

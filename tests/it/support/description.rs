@@ -195,11 +195,15 @@ impl Ask {
     {
         let name = HeaderName::try_from(name.into()).unwrap();
         let value = HeaderValue::try_from(value).unwrap();
-        self.map(|request| request.header(name, value))
+        self.map(|request| request.header::<HeaderName, HeaderValue>(name, value))
     }
 
     pub fn bearer_auth(self, key: &str) -> Self {
         self.map(|request| request.bearer_auth(key))
+    }
+
+    pub fn try_clone(&self) -> Option<Self> {
+        Some(Self { client: self.client.clone(), request: self.request.try_clone()? })
     }
 
     pub async fn send(self) -> reqwest::Result<Response> {
