@@ -1,4 +1,5 @@
-"""Writes fuzz/seeds: small valid files, by the libraries that users' files come from.
+"""Writes those of fuzz/seeds that are files of models: small and valid, by the libraries that users' files come
+from. The others are written by hand.
 
 python fuzz/seeds.py        needs numpy, gguf, safetensors, sentencepiece and tokenizers
 """
@@ -135,6 +136,20 @@ def write_tokenizers():
             normalization_rule_name="identity", hard_vocab_limit=False, user_defined_symbols=["<|x|>"])
 
 
+def write_lora():
+    out = SEEDS / "lora"
+    out.mkdir(parents=True, exist_ok=True)
+    random = numpy.random.default_rng(3)
+    for name, modules, more in [("qv", ["q_proj", "v_proj"], {}), ("down", ["down_proj"], {"use_rslora": True})]:
+        peft = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": modules, "bias": "none",
+                "task_type": "CAUSAL_LM", "rank_pattern": {}, "alpha_pattern": {}} | more
+        paths = [f"mlp.{m}" if m == "down_proj" else f"self_attn.{m}" for m in modules]
+        weights = {f"base_model.model.model.layers.0.{path}.lora_{side}.weight":
+                   random.standard_normal(shape).astype(numpy.float32)
+                   for path in paths for side, shape in [("A", (2, 4)), ("B", (4, 2))]}
+        (out / name).write_bytes(json.dumps(peft).encode() + b"\0" + save(weights, {"format": "pt"}))
+
+
 kinds = gguf.GGMLQuantizationType
 write_gguf(SEEDS / "gguf/f32.gguf", 2, 2, kinds.F32, "gpt2")
 write_gguf(SEEDS / "gguf/f16-tied-factors.gguf", 2, 2, kinds.F16, "llama", tied=True, rope_factors=True)
@@ -148,3 +163,4 @@ write_gguf(SEEDS / "tokenizer/gpt2.gguf", 2, 2, kinds.F32, "gpt2", tied=True)
 write_gguf(SEEDS / "tokenizer/llama.gguf", 2, 2, kinds.F32, "llama", tied=True)
 write_safetensors()
 write_tokenizers()
+write_lora()

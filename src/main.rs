@@ -35,6 +35,8 @@ enum Command {
     },
     /// Work out what serving a model would take and reach at most: memory, sequences, speed
     Plan(plan::Options),
+    /// Print the description of the API, as OpenAPI
+    Openapi,
     /// Fetch a model into the cache without serving it
     Pull {
         /// As for --model
@@ -56,6 +58,10 @@ fn main() -> ExitCode {
         }
         Some(Command::Plan(options)) => {
             return outcome(options.plans().and_then(|plans| Ok(write!(std::io::stdout().lock(), "{plans}")?)));
+        }
+        Some(Command::Openapi) => {
+            let yaml = lima::http::openapi::yaml();
+            return outcome(std::io::stdout().write_all(yaml.as_bytes()).map_err(Into::into));
         }
         Some(Command::Chat(options)) => {
             return chat::run(&options).unwrap_or_else(|e| outcome(Err(e)));

@@ -1,4 +1,6 @@
-//! What the targets share: a directory in memory, and reading everything a checkpoint has.
+//! What the targets share: a directory in memory, reading everything a checkpoint has, and a server.
+
+pub mod server;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -2,7 +2,7 @@
 
 mod client;
 mod conversation;
-mod events;
+pub mod events;
 mod interrupt;
 mod session;
 

@@ -5,18 +5,20 @@ mod answer;
 mod conversation;
 mod error;
 mod request;
+pub mod wire;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
-use serde_json::json;
 
 pub use self::answer::{Answer, PING};
 use self::error::tag;
 pub use self::error::{is_path, spell};
-use self::request::{Prepared, count, prepare};
+use self::request::Prepared;
+pub(super) use self::request::{count, prepare};
+use self::wire::TokenCount;
 use super::chat::{Identity, respond};
 use super::error::ApiError;
 use super::generation::Generation;
@@ -55,7 +57,7 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
 pub async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let request_id = id_of(&request);
     let (_, tokens) = intake::prepared(&app, request, count).await?;
-    let mut response = respond(&json!({"input_tokens": tokens}))?;
+    let mut response = respond(&TokenCount { input_tokens: tokens })?;
     tag(&mut response, &request_id);
     Ok(response)
 }

@@ -10,7 +10,8 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 
 use self::legacy::{Echo, Legacy};
-use self::request::{Prepared, prepare};
+use self::request::Prepared;
+pub(super) use self::request::prepare;
 use super::chat::{Answer, Identity, collect, respond};
 use super::choice::Added;
 use super::error::ApiError;

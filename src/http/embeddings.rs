@@ -24,7 +24,7 @@ use super::wire::{Embedding, EmbeddingList, EmbeddingUsage, Usage, Vector};
 use crate::engine::{self, EngineError, Event, EventStream, Pooling, SamplingParams, Task};
 
 /// Inputs ready to be submitted.
-struct Prepared {
+pub(super) struct Prepared {
     name: String,
     base64: bool,
     normalize: bool,
@@ -87,7 +87,7 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Res
     respond(&EmbeddingList { object: "list", data, model: &name, usage })
 }
 
-fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
+pub(super) fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let mut f = Fields::new("", fields::parse(body)?)?;
     let target = Target::require(&mut f, model)?;
     let inputs = prompts::parse(f.require("input")?, "input", model.vocab_size)?;

@@ -6,7 +6,9 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::openapi::words;
 use super::wire::Usage;
 
 /// A limit of a key.
@@ -322,19 +324,32 @@ impl ApiError {
     }
 }
 
-#[derive(Serialize)]
-struct ErrorBody<'a> {
+/// Every error, whatever its status, but of Anthropic's dialect.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ErrorResponse)]
+pub struct ErrorBody<'a> {
+    /// What is wrong.
     error: ErrorObject<'a>,
+    /// What had been generated, in an error that ends a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     usage: Option<Usage>,
 }
 
-#[derive(Serialize)]
+/// What is wrong with the request, or went wrong.
+#[derive(Serialize, ToSchema)]
 struct ErrorObject<'a> {
+    /// A sentence.
     message: &'a str,
+    /// By the status.
     #[serde(rename = "type")]
+    #[schema(schema_with = words::error_type)]
     kind: &'a str,
+    /// Path of the field, such as `messages[0].content`.
+    #[schema(required)]
     param: Option<&'a str>,
+    /// For programs.
+    #[schema(schema_with = words::error_code)]
     code: &'a str,
 }
 

@@ -114,6 +114,8 @@ impl Fields {
     /// Takes `value` apart; `path` is `""` at the top.
     pub fn new(path: impl Into<String>, value: Value) -> Result<Self, ApiError> {
         let path = path.into();
+        #[cfg(test)]
+        recorded::begin(&path);
         match value {
             Value::Object(map) => Ok(Self { path, map }),
             other if path.is_empty() => {
@@ -130,11 +132,15 @@ impl Fields {
 
     /// Takes a field out; `null` is `None`.
     pub fn take(&mut self, name: &str) -> Option<Value> {
+        #[cfg(test)]
+        recorded::note(&self.path, name);
         self.map.shift_remove(name).filter(|v| !v.is_null())
     }
 
     /// Takes a field that must be there.
     pub fn require(&mut self, name: &str) -> Result<Value, ApiError> {
+        #[cfg(test)]
+        recorded::note(&self.path, name);
         match self.map.shift_remove(name) {
             Some(value) => Ok(value),
             None => Err(ApiError::Missing(self.param(name))),
@@ -263,6 +269,41 @@ pub fn check_length(param: &str, s: &str, max: usize) -> Result<(), ApiError> {
         return Err(ApiError::value(param, "string_above_max_length", message));
     }
     Ok(())
+}
+
+/// What this thread takes of bodies, for the test that compares it with their description.
+#[cfg(test)]
+pub mod recorded {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    thread_local! {
+        /// A set for each body; a request that is made into another's is two.
+        static BODIES: RefCell<Vec<BTreeSet<String>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A body is begun, if it is not one of its parts.
+    pub fn begin(path: &str) {
+        if path.is_empty() {
+            BODIES.with_borrow_mut(|bodies| bodies.push(BTreeSet::new()));
+        }
+    }
+
+    /// A field is taken.
+    pub fn note(path: &str, name: &str) {
+        BODIES.with_borrow_mut(|bodies| {
+            if let Some(fields) = bodies.last_mut().filter(|_| path.is_empty()) {
+                fields.insert(name.to_owned());
+            }
+        });
+    }
+
+    /// The fields that `read` takes of the first body it reads, whether they are there or not.
+    pub fn asked(read: impl FnOnce()) -> BTreeSet<String> {
+        BODIES.with_borrow_mut(Vec::clear);
+        read();
+        BODIES.with_borrow_mut(|bodies| bodies.remove(0))
+    }
 }
 
 #[cfg(test)]

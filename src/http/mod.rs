@@ -21,6 +21,7 @@ mod listener;
 mod messages;
 pub mod metrics;
 mod models;
+pub mod openapi;
 mod page;
 mod pieces;
 mod prepare;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 
@@ -21,7 +22,8 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
 }
 
 /// One name; it may have slashes.
-pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub async fn get(State(app): State<Arc<App>>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::value("id", "invalid_value", "it is not UTF-8"))?;
     let model = app.loaded()?;
     if let Some(name) = model.names.iter().find(|name| **name == id) {
         return respond(&entry(model, name));

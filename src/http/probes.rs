@@ -6,17 +6,27 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::metrics::everything;
+use super::openapi::words;
 use super::state::{App, Stage};
 
-#[derive(Serialize)]
-struct Status {
+/// What the server is doing.
+#[derive(Serialize, ToSchema)]
+pub struct Status {
+    /// What it does.
+    #[schema(schema_with = words::phase)]
     phase: &'static str,
+    /// Of this phase; only while loading.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     bytes_loaded: Option<u64>,
+    /// Of this phase; 0 if not known; only while loading.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     bytes_total: Option<u64>,
+    /// Since the server was started.
     elapsed_s: f64,
 }
 

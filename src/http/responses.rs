@@ -3,7 +3,7 @@
 mod answer;
 mod input;
 mod request;
-mod wire;
+pub mod wire;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 
 pub use self::answer::Answer;
-use self::request::prepare;
+pub(super) use self::request::prepare;
 use super::chat::{Identity, respond};
 use super::error::ApiError;
 use super::generation::Generation;

@@ -20,7 +20,9 @@ use super::error::{ApiError, quote};
 use super::prepare::new_id;
 use super::state::{App, Limits};
 use super::traces::{Remote, RequestSpan};
-use super::{adapters, anthropic, auth, chat, completions, embeddings, models, page, probes, responses, tokenize};
+use super::{
+    adapters, anthropic, auth, chat, completions, embeddings, models, openapi, page, probes, responses, tokenize,
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -48,6 +50,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*id}", get(models::get))
         .route("/v1/load_lora_adapter", post(adapters::load))
         .route("/v1/unload_lora_adapter", post(adapters::unload))
+        .route("/openapi.json", get(openapi::get))
         .route("/livez", get(probes::live))
         .route("/startupz", get(probes::startup))
         .route("/readyz", get(probes::ready))

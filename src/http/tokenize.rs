@@ -31,7 +31,7 @@ pub async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result
     respond(&Detokenized { prompt })
 }
 
-fn tokens(model: &ServedModel, body: &[u8]) -> Result<Tokenized, ApiError> {
+pub(super) fn tokens(model: &ServedModel, body: &[u8]) -> Result<Tokenized, ApiError> {
     let mut f = Fields::new("", fields::parse(body)?)?;
     Target::optional(&mut f, model)?;
     let return_token_strs = f.bool("return_token_strs")?.unwrap_or(false);
@@ -72,7 +72,7 @@ fn tokens(model: &ServedModel, body: &[u8]) -> Result<Tokenized, ApiError> {
     })
 }
 
-fn text(model: &ServedModel, body: &[u8]) -> Result<String, ApiError> {
+pub(super) fn text(model: &ServedModel, body: &[u8]) -> Result<String, ApiError> {
     let mut f = Fields::new("", fields::parse(body)?)?;
     Target::optional(&mut f, model)?;
     let Some(tokens) = f.array("tokens")? else { return Err(ApiError::Missing("tokens".into())) };

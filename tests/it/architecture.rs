@@ -36,7 +36,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("http", &["engine", "text"]),
     // The top: puts the others together. Nothing but the binary uses it.
     ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
-    ("main", &["chat", "config", "plan", "serve"]),
+    // The description of the API needs no server.
+    ("main", &["chat", "config", "http::openapi", "plan", "serve"]),
     // Arithmetic about shapes and devices, beside the server.
     (
         "plan",
@@ -71,7 +72,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
         &["candle_core", "candle_nn", "candle_transformers"],
         &["ops/graph/", "ops/mod.rs", "ops/parameter.rs", "ops/quant/tests.rs", "ops/tape/", "train/"],
     ),
-    (&["axum", "hyper", "hyper_util", "prometheus", "tokio_rustls", "tower_http"], &["http/"]),
+    (&["axum", "hyper", "hyper_util", "prometheus", "tokio_rustls", "tower_http", "utoipa"], &["http/"]),
     (&["llguidance", "tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "hf_hub"], &["hub/"]),

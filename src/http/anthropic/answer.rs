@@ -1,8 +1,9 @@
 //! A message while it is generated: content blocks, and the events of a stream that tell of them.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::error::object;
+use super::wire::{Block, Delta, End, Event, Message};
 use crate::http::chat::Identity;
 use crate::http::choice::Added;
 use crate::http::error::ApiError;
@@ -10,10 +11,10 @@ use crate::http::pieces::{Piece, Pieces};
 use crate::http::wire::Usage;
 
 /// The event that keeps a silent stream open.
-pub const PING: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
+pub const PING: &str = "event: ping\ndata: {\"type\":\"ping\"}\n\n";
 
 /// One thing the model said.
-enum Block {
+enum Said {
     Text(String),
     ToolUse { id: String, name: String, input: String },
 }
@@ -26,7 +27,7 @@ pub struct Answer {
     at_end_of_context: bool,
     request_id: String,
     begun: bool,
-    blocks: Vec<Block>,
+    blocks: Vec<Said>,
     /// Whether the last block is in progress.
     open: bool,
     /// The finish reason.
@@ -54,17 +55,17 @@ impl Answer {
     }
 
     /// The whole message.
-    pub fn message(&self, identity: &Identity, usage: Usage) -> Value {
-        json!({
-            "id": identity.id,
-            "type": "message",
-            "role": "assistant",
-            "model": identity.model,
-            "content": self.blocks.iter().map(Block::whole).collect::<Vec<_>>(),
-            "stop_reason": self.stop_reason(),
-            "stop_sequence": self.stop_sequence(),
-            "usage": tokens(usage),
-        })
+    pub fn message(&self, identity: &Identity, usage: Usage) -> Message {
+        Message {
+            id: identity.id.clone(),
+            kind: "message",
+            role: "assistant",
+            model: identity.model.clone(),
+            content: self.blocks.iter().map(Said::whole).collect(),
+            stop_reason: self.stop_reason(),
+            stop_sequence: self.stop_sequence(),
+            usage: usage.into(),
+        }
     }
 
     /// Takes `added` without telling of it.
@@ -77,8 +78,8 @@ impl Answer {
     pub fn added(&mut self, identity: &Identity, added: Added, usage: Usage) -> String {
         if !std::mem::replace(&mut self.begun, true) {
             let message = self.message(identity, usage);
-            self.put("message_start", json!({"message": message}));
-            self.events += PING;
+            self.put(&Event::MessageStart { message });
+            self.put(&Event::Ping);
         }
         self.read(added);
         std::mem::take(&mut self.events)
@@ -87,9 +88,9 @@ impl Answer {
     /// The last events of a message that went well.
     pub fn end(&mut self, usage: Usage) -> String {
         self.close();
-        let delta = json!({"stop_reason": self.stop_reason(), "stop_sequence": self.stop_sequence()});
-        self.put("message_delta", json!({"delta": delta, "usage": tokens(usage)}));
-        self.put("message_stop", json!({}));
+        let delta = End { stop_reason: self.stop_reason(), stop_sequence: self.stop_sequence() };
+        self.put(&Event::MessageDelta { delta, usage: usage.into() });
+        self.put(&Event::MessageStop);
         std::mem::take(&mut self.events)
     }
 
@@ -102,12 +103,12 @@ impl Answer {
         self.stop = added.stop.or(self.stop);
         for piece in self.pieces.of(added) {
             match piece {
-                Piece::Text { text, .. } => self.text(&text),
-                Piece::Call { id, name } => self.open(Block::ToolUse { id, name, input: String::new() }),
+                Piece::Text { text, .. } => self.text(text),
+                Piece::Call { id, name } => self.open(Said::ToolUse { id, name, input: String::new() }),
                 Piece::Arguments(more) => {
-                    if let Some(Block::ToolUse { input, .. }) = self.blocks.last_mut() {
+                    if let Some(Said::ToolUse { input, .. }) = self.blocks.last_mut() {
                         *input += &more;
-                        self.delta(json!({"type": "input_json_delta", "partial_json": more}));
+                        self.delta(Delta::InputJsonDelta { partial_json: more });
                     }
                 }
                 Piece::End(reason) => self.reason = Some(reason),
@@ -115,34 +116,34 @@ impl Answer {
         }
     }
 
-    fn text(&mut self, more: &str) {
+    fn text(&mut self, more: String) {
         if more.is_empty() {
             return;
         }
-        if !matches!(self.blocks.last(), Some(Block::Text(_))) {
-            self.open(Block::Text(String::new()));
+        if !matches!(self.blocks.last(), Some(Said::Text(_))) {
+            self.open(Said::Text(String::new()));
         }
-        if let Some(Block::Text(text)) = self.blocks.last_mut() {
-            *text += more;
+        if let Some(Said::Text(text)) = self.blocks.last_mut() {
+            *text += &more;
         }
-        self.delta(json!({"type": "text_delta", "text": more}));
+        self.delta(Delta::TextDelta { text: more });
     }
 
-    fn open(&mut self, block: Block) {
+    fn open(&mut self, said: Said) {
         self.close();
-        let (index, announced) = (self.blocks.len(), block.whole());
-        self.blocks.push(block);
+        let (index, content_block) = (self.blocks.len(), said.whole());
+        self.blocks.push(said);
         self.open = true;
-        self.put("content_block_start", json!({"index": index, "content_block": announced}));
+        self.put(&Event::ContentBlockStart { index, content_block });
     }
 
-    fn delta(&mut self, delta: Value) {
-        self.put("content_block_delta", json!({"index": self.blocks.len() - 1, "delta": delta}));
+    fn delta(&mut self, delta: Delta) {
+        self.put(&Event::ContentBlockDelta { index: self.blocks.len() - 1, delta });
     }
 
     fn close(&mut self) {
         if std::mem::take(&mut self.open) {
-            self.put("content_block_stop", json!({"index": self.blocks.len() - 1}));
+            self.put(&Event::ContentBlockStop { index: self.blocks.len() - 1 });
         }
     }
 
@@ -157,52 +158,55 @@ impl Answer {
         })
     }
 
-    fn stop_sequence(&self) -> Option<&String> {
-        self.stop_sequences.get(self.stop?)
+    fn stop_sequence(&self) -> Option<String> {
+        self.stop_sequences.get(self.stop?).cloned()
     }
 
-    fn put(&mut self, kind: &str, fields: Value) {
-        let mut event = json!({"type": kind});
-        if let (Value::Object(event), Value::Object(fields)) = (&mut event, fields) {
-            event.extend(fields);
-        }
-        self.events += &format!("event: {kind}\ndata: {event}\n\n");
+    fn put(&mut self, event: &Event) {
+        let json = serde_json::to_string(event).expect("plain data serialises");
+        self.events += &format!("event: {}\ndata: {json}\n\n", event.name());
     }
 }
 
-impl Block {
+impl Said {
     /// As a message has it. Arguments that were cut off are none.
-    fn whole(&self) -> Value {
+    fn whole(&self) -> Block {
         match self {
-            Self::Text(text) => json!({"type": "text", "text": text, "citations": null}),
+            Self::Text(text) => Block::Text { text: text.clone(), citations: None },
             Self::ToolUse { id, name, input } => {
-                let input = serde_json::from_str(input).ok().filter(Value::is_object).unwrap_or_else(|| json!({}));
-                json!({"type": "tool_use", "id": id, "name": name, "input": input})
+                let input = serde_json::from_str(input).ok().filter(Value::is_object);
+                let input = input.unwrap_or_else(|| Value::Object(Map::new()));
+                Block::ToolUse { id: id.clone(), name: name.clone(), input }
             }
         }
     }
 }
 
-/// What was found in the cache is not counted as input.
-fn tokens(usage: Usage) -> Value {
-    let cached = usage.prompt_tokens_details.cached_tokens;
-    json!({
-        "input_tokens": usage.prompt_tokens - cached,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": cached,
-        "output_tokens": usage.completion_tokens,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn input_that_was_cut_off_is_none() {
-        let block = |input: &str| Block::ToolUse { id: "1".into(), name: "f".into(), input: input.into() };
-        assert_eq!(block("{\"a\": 1}").whole()["input"], json!({"a": 1}));
-        assert_eq!(block("{\"a\": ").whole()["input"], json!({}));
-        assert_eq!(block("").whole()["input"], json!({}));
+        let input = |text: &str| {
+            let said = Said::ToolUse { id: "1".into(), name: "f".into(), input: text.into() };
+            serde_json::to_value(said.whole()).map(|block| block["input"].clone()).ok()
+        };
+        assert_eq!(input("{\"a\": 1}"), Some(json!({"a": 1})));
+        assert_eq!(input("{\"a\": "), Some(json!({})));
+        assert_eq!(input(""), Some(json!({})));
+    }
+
+    #[test]
+    fn events_are_named_by_their_types() {
+        for event in [Event::Ping, Event::MessageStop, Event::ContentBlockStop { index: 0 }] {
+            let json = serde_json::to_value(&event).ok();
+            assert_eq!(json.and_then(|json| json["type"].as_str().map(str::to_owned)), Some(event.name().to_owned()));
+        }
+        let mut answer = String::new();
+        answer += &format!("event: ping\ndata: {}\n\n", json!({"type": "ping"}));
+        assert_eq!(PING, answer);
     }
 }

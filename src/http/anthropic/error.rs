@@ -3,8 +3,8 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use serde_json::{Value, json};
 
+use super::wire::{ErrorBody, ErrorObject};
 use crate::http::error::ApiError;
 
 /// Whether errors on this path have Anthropic's shape.
@@ -13,17 +13,18 @@ pub fn is_path(path: &str) -> bool {
 }
 
 /// `{"type":"error",…}`, the same in a body and in a stream.
-pub fn object(error: &ApiError, request_id: &str) -> Value {
-    json!({
-        "type": "error",
-        "error": {"type": kind(error.status()), "message": error.to_string()},
-        "request_id": request_id,
-    })
+pub fn object(error: &ApiError, request_id: &str) -> String {
+    let body = ErrorBody {
+        kind: "error",
+        error: ErrorObject { kind: kind(error.status()), message: error.to_string() },
+        request_id,
+    };
+    serde_json::to_string(&body).expect("strings serialise")
 }
 
 /// Rewrites a response that tells of an error.
 pub fn spell(response: &mut Response, error: &ApiError, request_id: &str) {
-    *response.body_mut() = Body::from(object(error, request_id).to_string());
+    *response.body_mut() = Body::from(object(error, request_id));
     response.headers_mut().remove(header::CONTENT_LENGTH);
     tag(response, request_id);
 }

@@ -14,7 +14,7 @@ use schemas::{Rng, matches, schema};
 
 /// Of a vocabulary of bytes.
 fn constraints() -> Arc<Constraints> {
-    Constraints::new(Arc::clone(renderer(TEMPLATE).tokenizer()), VOCAB, vec![END])
+    Constraints::new(Arc::clone(renderer(TEMPLATE, &[]).tokenizer()), VOCAB, vec![END])
 }
 
 fn bit(mask: &[u32], token: TokenId) -> bool {
@@ -173,7 +173,7 @@ fn what_cannot_be_kept_to_is_refused_by_its_place() {
     let err = |spec: Spec| constraints.compile(&spec).unwrap_err().to_string();
     assert!(err(Spec::Regex("(a".into())).contains("unclosed"), "{}", err(Spec::Regex("(a".into())));
     assert!(err(Spec::Grammar("begin: \"a\"".into())).contains("start"));
-    let none = Constraints::new(Arc::clone(renderer(TEMPLATE).tokenizer()), VOCAB, vec![]);
+    let none = Constraints::new(Arc::clone(renderer(TEMPLATE, &[]).tokenizer()), VOCAB, vec![]);
     assert_eq!(none.compile(&Spec::JsonObject).unwrap_err(), ConstraintError::NoEnd);
 }
 

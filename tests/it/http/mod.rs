@@ -5,12 +5,14 @@ mod adapters;
 mod anthropic;
 mod auth;
 mod chat;
+mod chunking;
 mod completions;
 mod constraints;
 mod embeddings;
 mod errors;
 mod fields;
 mod limits;
+mod openapi;
 mod operations;
 mod page;
 mod responses;
@@ -32,6 +34,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::support::description::Ask;
+
 /// Bytes are tokens 0–255.
 pub const START: TokenId = 256;
 pub const END: TokenId = 257;
@@ -50,11 +54,17 @@ fn byte_char(byte: u8) -> char {
     }
 }
 
-/// A tokenizer with one token a byte and the two of ChatML, and a chat template.
-pub fn renderer(template: &str) -> PromptRenderer {
+/// A tokenizer with one token a byte, the two of ChatML and one for each of `pieces`, and a chat template.
+pub fn renderer(template: &str, pieces: &[&[u8]]) -> PromptRenderer {
     let dir = tempfile::tempdir().unwrap();
-    let vocab: serde_json::Map<String, Value> =
+    let mut vocab: serde_json::Map<String, Value> =
         (0..=255u8).map(|b| (byte_char(b).to_string(), json!(u32::from(b)))).collect();
+    // Without merges no text is made of them; a model may say them.
+    for (piece, id) in pieces.iter().zip(VOCAB..) {
+        vocab.insert("<|im_start|>".into(), json!(START));
+        vocab.insert("<|im_end|>".into(), json!(END));
+        vocab.insert(piece.iter().map(|&b| byte_char(b)).collect(), json!(id));
+    }
     let special = |id, content| {
         json!({"id": id, "content": content, "special": true, "normalized": false,
                "single_word": false, "lstrip": false, "rstrip": false})
@@ -88,6 +98,10 @@ pub struct Setup {
     pub allowed_origins: Vec<String>,
     pub metrics_apart: bool,
     pub traces: Option<Traces>,
+    /// The model repeats the prompt, for ever.
+    pub echoes: bool,
+    /// Tokens of several bytes, from `VOCAB` on.
+    pub pieces: &'static [&'static [u8]],
 }
 
 impl Default for Setup {
@@ -108,6 +122,8 @@ impl Default for Setup {
             allowed_origins: Vec::new(),
             metrics_apart: false,
             traces: None,
+            echoes: false,
+            pieces: &[],
         }
     }
 }
@@ -125,8 +141,11 @@ pub struct Server {
 
 impl Server {
     pub async fn start(setup: Setup) -> Self {
-        let mut executor = FakeExecutor::new(2, VOCAB as u32).with_adapters(2);
-        if setup.answer != "\0" {
+        let vocab = VOCAB + setup.pieces.len();
+        let mut executor = FakeExecutor::new(2, vocab as u32).with_adapters(2);
+        if setup.echoes {
+            executor = executor.with_script_fn(Box::new(|prompt, i| Some(prompt[i % prompt.len()])));
+        } else if setup.answer != "\0" {
             let mut script: Vec<TokenId> = setup.answer.bytes().map(TokenId::from).collect();
             script.push(END);
             executor = executor.with_script_fn(Box::new(move |_, i| Some(script[i % script.len()])));
@@ -143,14 +162,14 @@ impl Server {
             max_queued_tokens: 1 << 20,
         };
         let (engine, _thread) = spawn(config, Box::new(executor));
-        let renderer = Arc::new(renderer(setup.template));
+        let renderer = Arc::new(renderer(setup.template, setup.pieces));
         let model = ServedModel::new(ModelParts {
             names: vec!["test/model".into(), "alias".into()],
             root: "somewhere".into(),
             engine: engine.clone(),
             tokenizer: Arc::clone(renderer.tokenizer()),
             renderer,
-            vocab_size: VOCAB,
+            vocab_size: vocab,
             eos: vec![END],
             defaults: Sampling::default(),
             seed: None,
@@ -207,16 +226,17 @@ impl Server {
     }
 
     pub async fn get(&self, path: &str) -> reqwest::Response {
-        self.client.get(self.url(path)).send().await.unwrap()
+        self.request(reqwest::Method::GET, path).send().await.unwrap()
     }
 
-    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
-        self.client.request(method, self.url(path))
+    /// A request whose response must be as the API is described.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> Ask {
+        Ask::new(&self.client, method, self.url(path))
     }
 
     /// Posts a chat request that says hello, changed by `changes`.
     pub async fn post(&self, changes: Value) -> reqwest::Response {
-        self.client.post(self.url("/v1/chat/completions")).json(&body(changes)).send().await.unwrap()
+        self.request(reqwest::Method::POST, "/v1/chat/completions").json(&body(changes)).send().await.unwrap()
     }
 
     /// The body of a request that succeeds.

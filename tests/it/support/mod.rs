@@ -1,6 +1,7 @@
 //! What several test modules use.
 
 pub mod cpu;
+pub mod description;
 pub mod engine;
 pub mod family;
 pub mod goldens;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::description::Ask;
 use super::goldens;
 
 /// The binary, knowing nothing of this process's own settings.
@@ -84,7 +85,7 @@ impl Server {
 
     pub async fn post(&self, body: &Value) -> reqwest::Response {
         let url = format!("{}/v1/chat/completions", self.base);
-        self.client.post(url).json(body).send().await.unwrap()
+        Ask::new(&self.client, reqwest::Method::POST, url).json(body).send().await.unwrap()
     }
 
     /// The answer to a request that succeeds.
