@@ -363,7 +363,7 @@ mod tests {
     }
 
     /// Ten prompts: 4 won in both orders, 1 lost, 3 that go to whoever is first, 1 tied, 1 unread. By hand: 4/4/1 of 9,
-    /// adjusted 6/9, consistent 6 of 9; first preferred 5 + 6 of 16 (each of the 5 decided prompts gives one such vote).
+    /// adjusted 6/9, consistent 6 of 9; first preferred 4 + 1 + 6 + 1 of those and the 5 that prefer the second.
     #[test]
     fn a_summary_by_hand() {
         use Side::{A, B, Tie};
