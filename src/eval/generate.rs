@@ -30,9 +30,9 @@ pub struct Decoding {
     /// System prompt [default: none]
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// Answers to each prompt
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub samples: u32,
+    /// Answers to each prompt [default: 1; for an ablation 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub samples: Option<u32>,
 }
 
 impl Decoding {
@@ -71,8 +71,9 @@ pub fn generate(
     decoding: &Decoding,
     at_once: usize,
 ) -> Result<Generated, EvalError> {
+    let samples = decoding.samples.unwrap_or(1);
     let jobs: Vec<(&Prompt, u32)> =
-        prompts.iter().flat_map(|prompt| (0..decoding.samples).map(move |sample| (prompt, sample))).collect();
+        prompts.iter().flat_map(|prompt| (0..samples).map(move |sample| (prompt, sample))).collect();
     let all = each("answers", at_once, &jobs, |(prompt, sample)| answer(asker, prompt, decoding, *sample))?;
     let mut out = Generated { answers: Vec::new(), refused: Vec::new() };
     for result in all {

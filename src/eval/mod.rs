@@ -18,10 +18,12 @@ pub mod local;
 pub mod pairwise;
 pub mod prompts;
 pub mod report;
+mod run;
 pub mod score;
 pub mod select;
 pub mod stats;
 pub mod store;
 
 pub use error::EvalError;
-pub use flags::{Options, run};
+pub use flags::Options;
+pub use run::run;
