@@ -35,9 +35,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("http", &["engine", "text"]),
     // The top: puts the others together. Nothing but the binary uses it.
     ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
-    ("main", &["chat", "config", "serve"]),
+    ("main", &["chat", "config", "eval", "serve"]),
     // A client like any other: knows servers by their API alone.
     ("chat", &[]),
+    // Asks servers as the chat does, and starts programs; it knows neither engine nor model.
+    ("eval", &["chat", "plot"]),
     // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
     // answers of saved models, without HTTP. Nothing but its binary uses it.
     ("train", &["engine", "hub", "model", "ops", "parallel", "plot", "runner", "text"]),
@@ -54,17 +56,20 @@ const CRATES: &[(&[&str], &[&str])] = &[
         &["candle_core", "candle_nn", "candle_transformers"],
         &["ops/graph/", "ops/mod.rs", "ops/parameter.rs", "ops/quant/tests.rs", "ops/tape/", "train/"],
     ),
-    (&["axum", "hyper", "hyper_util", "prometheus", "tokio_rustls", "tower_http"], &["http/"]),
+    (&["hyper", "hyper_util", "prometheus", "tokio_rustls", "tower_http"], &["http/"]),
+    // The page on which people judge answers has a server of its own.
+    (&["axum"], &["http/", "eval/human/"]),
+    (&["rusqlite"], &["eval/human/"]),
     (&["llguidance", "tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "hf_hub"], &["hub/"]),
     (&["ureq"], &["hub/", "chat/client.rs", "serve/health.rs"]),
-    (&["sha2"], &["hub/", "http/auth.rs", "http/page.rs"]),
-    (&["clap"], &["config.rs", "config/network.rs", "main.rs", "bin/", "chat/mod.rs"]),
+    (&["sha2"], &["hub/", "http/auth.rs", "http/page.rs", "eval/store.rs"]),
+    (&["clap"], &["config.rs", "config/network.rs", "main.rs", "bin/", "chat/mod.rs", "eval/"]),
     // Of tokio the engine has the channels that its readers wait on; training and the chat have signals.
     (
         &["tokio"],
-        &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs", "train/signals.rs", "chat/interrupt.rs"],
+        &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs", "train/signals.rs", "chat/interrupt.rs", "eval/human/"],
     ),
 ];
 
