@@ -135,7 +135,7 @@ impl Study {
     fn decided(&self, person: &str) -> Result<Vec<String>, EvalError> {
         let connection = self.connection();
         let query = "SELECT prompt FROM decision WHERE person = ?1 AND a = ?2 AND b = ?3 AND taken_back = 0";
-        let mut statement = connection.prepare_cached(query).map_err(self.failed())?;
+        let mut statement = connection.prepare(query).map_err(self.failed())?;
         let rows = statement.query_map(params![person, self.names[0], self.names[1]], |row| row.get(0));
         rows.and_then(Iterator::collect).map_err(self.failed())
     }
@@ -214,7 +214,7 @@ impl Study {
     pub fn verdicts(&self) -> Result<Vec<Verdict>, EvalError> {
         let connection = self.connection();
         let query = "SELECT person, prompt, swapped, choice FROM decision WHERE a = ?1 AND b = ?2 AND taken_back = 0 ORDER BY number";
-        let mut statement = connection.prepare_cached(query).map_err(self.failed())?;
+        let mut statement = connection.prepare(query).map_err(self.failed())?;
         let rows = statement.query_map(params![self.names[0], self.names[1]], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, bool>(2)?, row.get::<_, String>(3)?))
         });

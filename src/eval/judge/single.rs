@@ -200,11 +200,9 @@ mod tests {
 
     #[test]
     fn the_papers_prompt_word_for_word() {
-        // The length and the ends of figure 12, of which the middle is one string above.
-        let text = Scale::Likert.messages("{submission}", "S")[0]["content"].as_str().unwrap_or_default().to_owned();
-        assert!(text.starts_with("You are evaluating a response that has been submitted for a particular task, using"));
-        assert!(text.contains("[Task]: {submission}\n***\n[Submission]: S\n***\n[Criterion]: helpfulness:\n\"1\": \"Not"));
-        assert!(text.ends_with("At the end, repeat just the selected choice again by itself on a new line."));
-        assert_eq!(text.lines().count(), 16);
+        let text = Scale::Likert.messages("{task}", "{submission}")[0]["content"].as_str().unwrap_or_default().to_owned();
+        let digest = "c65abc26720f65bf4b1e5755ab4731773298858af4d7acdccf210b6016b51a28";
+        assert_eq!(crate::eval::store::digest(text.as_bytes()), digest, "{text}");
+        assert_eq!(text.lines().count(), 17);
     }
 }

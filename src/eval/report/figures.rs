@@ -100,7 +100,7 @@ const TOP: f64 = 34.0;
 const BOTTOM: f64 = 46.0;
 
 /// The vertical axis of points, and where a value lies on it.
-fn axis(out: &mut String, all: &[Point]) -> impl Fn(f64) -> f64 {
+fn axis(out: &mut String, all: &[Point]) -> impl Fn(f64) -> f64 + use<> {
     let ends = all.iter().flat_map(|p| [p.interval.map_or(p.y, |i| i.low), p.interval.map_or(p.y, |i| i.high), p.y]);
     let (low, high) = ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     let ticks = ticks(low, high, 5, 0.0);
