@@ -88,7 +88,10 @@ impl std::str::FromStr for Source {
             Some((name, rows)) if safe(name) && !name.starts_with('.') && !rows.is_empty() => {
                 Ok(Self { name: name.into(), rows: rows.into() })
             }
-            _ => Err("NAME=FILE or NAME=FILE:SOURCE is needed, with letters, digits, '-', '_', '.', '+' in the name".into()),
+            _ => {
+                Err("NAME=FILE or NAME=FILE:SOURCE is needed, with letters, digits, '-', '_', '.', '+' in the name"
+                    .into())
+            }
         }
     }
 }
@@ -156,7 +159,9 @@ fn variants(flags: &Ablate) -> Result<(Vec<Variant>, Vec<Variant>), EvalError> {
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(EvalError::Usage(format!("two subsets are called '{}'", pair[0]))),
-        None if names.is_empty() => Err(EvalError::Usage("there is nothing to compare: give --source or --quantity".into())),
+        None if names.is_empty() => {
+            Err(EvalError::Usage("there is nothing to compare: give --source or --quantity".into()))
+        }
         None => Ok((named, sized)),
     }
 }
@@ -244,7 +249,8 @@ mod tests {
     fn subsets_are_nested_and_of_a_source() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("train.jsonl");
-        let row = |i: usize| json!({"conversations": [format!("q{i}"), "a"], "source": if i % 2 == 0 { "x" } else { "y" }});
+        let row =
+            |i: usize| json!({"conversations": [format!("q{i}"), "a"], "source": if i % 2 == 0 { "x" } else { "y" }});
         fs::write(&path, (0..20).map(|i| row(i).to_string() + "\n").collect::<String>()).unwrap();
         let name = path.to_str().unwrap();
         assert_eq!(rows(name).unwrap().len(), 20);

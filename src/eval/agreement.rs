@@ -84,7 +84,8 @@ pub fn table(judges: &[Judge], rounds: usize, seed: u64) -> Vec<Agreement> {
             }
             let prompts: Vec<Vec<f64>> = prompts.into_values().collect();
             let mean = |at: &mut dyn Iterator<Item = usize>| {
-                let (sum, n) = at.fold((0.0, 0), |(sum, n), i| (sum + prompts[i].iter().sum::<f64>(), n + prompts[i].len()));
+                let (sum, n) =
+                    at.fold((0.0, 0), |(sum, n), i| (sum + prompts[i].iter().sum::<f64>(), n + prompts[i].len()));
                 (n > 0).then(|| sum / n as f64)
             };
             let all = prompts.concat();
@@ -119,7 +120,15 @@ mod tests {
             std::fs::write(&path, rows.iter().map(row).collect::<String>()).unwrap();
             Named { name: name.into(), path }
         };
-        let one = write("m", &[("1", "x", "y", "win", "j"), ("2", "x", "y", "tie", "j"), ("3", "x", "y", "win", "j"), ("4", "x", "y", "win", "j")]);
+        let one = write(
+            "m",
+            &[
+                ("1", "x", "y", "win", "j"),
+                ("2", "x", "y", "tie", "j"),
+                ("3", "x", "y", "win", "j"),
+                ("4", "x", "y", "win", "j"),
+            ],
+        );
         let two = write("h", &[("1", "y", "x", "lose", "p"), ("2", "y", "x", "win", "p"), ("3", "y", "x", "win", "q")]);
         let mut judges = read(&one).unwrap();
         judges.extend(read(&two).unwrap());

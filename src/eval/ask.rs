@@ -75,10 +75,9 @@ fn then(error: &ChatError) -> Then {
     match error {
         ChatError::Refused { status: 408 | 409 | 425 | 429 | 500..=599, retry_after, .. } => Then::Again(*retry_after),
         ChatError::Refused { status: 400 | 413 | 422, .. } => Then::Refused(error.to_string()),
-        ChatError::Unreachable { .. }
-        | ChatError::Broken(_)
-        | ChatError::Strange { .. }
-        | ChatError::InStream(_) => Then::Again(None),
+        ChatError::Unreachable { .. } | ChatError::Broken(_) | ChatError::Strange { .. } | ChatError::InStream(_) => {
+            Then::Again(None)
+        }
         _ => Then::Hopeless,
     }
 }

@@ -49,7 +49,8 @@ impl Local {
         let mut child = command.spawn().map_err(EvalError::at(program))?;
         let failed = || {
             let said = fs::read_to_string(log).unwrap_or_default();
-            let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it did not say why").to_owned();
+            let last =
+                said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it did not say why").to_owned();
             EvalError::Usage(format!("the model '{model}' is not served: {last}"))
         };
         let mut stdout = child.stdout.take().map(BufReader::new).ok_or_else(failed)?;

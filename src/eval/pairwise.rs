@@ -10,7 +10,9 @@ use super::EvalError;
 use super::answers::{Answer, System};
 use super::ask::{Asker, each};
 use super::judge::{Side, Style, Vote};
-use super::stats::{Battle, Counts, Interval, LengthBias, Outcome, Rates, Resampler, bootstrap, bradley_terry, length_bias};
+use super::stats::{
+    Battle, Counts, Interval, LengthBias, Outcome, Rates, Resampler, bootstrap, bradley_terry, length_bias,
+};
 use super::store::{Call, digest};
 
 /// In which order the two answers are shown.

@@ -37,7 +37,11 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>, EvalError> {
         }
     } else {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        prompts.extend(lines.map(|line| Prompt { id: name(&[line.to_owned()]), turns: vec![line.into()], category: None }));
+        prompts.extend(lines.map(|line| Prompt {
+            id: name(&[line.to_owned()]),
+            turns: vec![line.into()],
+            category: None,
+        }));
     }
     if prompts.is_empty() {
         return Err(EvalError::File { path: path.into(), reason: "there are no prompts in it".into() });
@@ -80,7 +84,9 @@ pub(super) fn of_row(row: &Map<String, Value>) -> Result<Prompt, String> {
             None => vec![instruction.to_owned()],
         }
     } else {
-        return Err("the row has none of \"prompt\", \"turns\", \"conversations\", \"messages\", \"instruction\"".into());
+        return Err(
+            "the row has none of \"prompt\", \"turns\", \"conversations\", \"messages\", \"instruction\"".into()
+        );
     };
     if turns.is_empty() || turns.iter().any(|turn| turn.trim().is_empty()) {
         return Err("the row asks nothing, or has an empty turn".into());
@@ -134,7 +140,10 @@ mod tests {
         assert_eq!(lima.turns, ["How?"]);
         assert_eq!(lima.id, of(json!({"prompt": "How?"})).unwrap().id);
         let mt = of(json!({"question_id": 81, "category": "writing", "turns": ["a", "b"]})).unwrap();
-        assert_eq!(mt, Prompt { id: "81".into(), turns: vec!["a".into(), "b".into()], category: Some("writing".into()) });
+        assert_eq!(
+            mt,
+            Prompt { id: "81".into(), turns: vec!["a".into(), "b".into()], category: Some("writing".into()) }
+        );
         let talk = [json!({"role": "system", "content": "s"}), json!({"role": "user", "content": "q"})];
         assert_eq!(of(json!({"messages": talk})).unwrap().turns, ["q"]);
         let talk = [json!({"from": "human", "value": "q"}), json!({"from": "gpt", "value": "a"})];

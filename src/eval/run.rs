@@ -191,7 +191,10 @@ fn run_pairwise(flags: &Pairwise) -> Result<(), EvalError> {
                 )
             },
         );
-        say(&format!("{} vs {}: {} wins, {} ties, {} losses, {} unread; {rates}", s.a, s.b, c.win, c.tie, c.lose, c.failed));
+        say(&format!(
+            "{} vs {}: {} wins, {} ties, {} losses, {} unread; {rates}",
+            s.a, s.b, c.win, c.tie, c.lose, c.failed
+        ));
         if let Some((same, of)) = s.consistent {
             say(&format!("  {same} of {of} verdicts are the same in both orders"));
         }
@@ -259,7 +262,8 @@ pub(super) fn sentence(s: &score::Summary) -> String {
             s.shares.iter().filter_map(share).collect::<Vec<_>>().join(", ")
         }
     };
-    let dialogues = s.fail_within_three.map_or_else(String::new, |(n, of)| format!("; {n} of {of} fail within three turns"));
+    let dialogues =
+        s.fail_within_three.map_or_else(String::new, |(n, of)| format!("; {n} of {of} fail within three turns"));
     format!("{name}: {what}{dialogues}; {} graded, {} unread", s.graded, s.unread)
 }
 

@@ -15,10 +15,10 @@ use super::ask::Patience;
 use super::flags::{Judging, Place, Server, Statistics};
 use super::generate::{Decoding, generate};
 use super::judge::Scale;
+use super::report;
 use super::run::{keep, read_prompts, say, sentence, serve};
 use super::score::{Scoring, Summary, score, summarise};
 use super::store::{read_rows, replace};
-use super::report;
 
 /// `select`.
 #[derive(Args, Clone, Debug)]
@@ -131,7 +131,8 @@ pub(super) fn run(flags: &Select) -> Result<(), EvalError> {
     let scores = score(&judge.asker(&store), &systems, &how)?;
     let mut compared = Vec::new();
     for ((epoch, path), system) in epochs.into_iter().zip(&systems) {
-        let own = summarise(&scores, std::slice::from_ref(system), flags.statistics.bootstrap as usize, flags.decoding.seed);
+        let own =
+            summarise(&scores, std::slice::from_ref(system), flags.statistics.bootstrap as usize, flags.decoding.seed);
         if let Some(summary) = own.into_iter().next() {
             let perplexity = perplexities.get(&epoch).copied();
             let beside = perplexity.map_or_else(String::new, |p| format!("; perplexity {p:.3}"));
@@ -141,7 +142,11 @@ pub(super) fn run(flags: &Select) -> Result<(), EvalError> {
     }
     let chosen = best(&compared).ok_or_else(|| EvalError::Usage("no verdict of the judge could be read".into()))?;
     say(&format!("chosen: epoch {chosen}, {}", flags.run.join(format!("epoch-{chosen:02}")).display()));
-    let about = [format!("Dev prompts: {}. Judged by {}. The best mean is chosen, of equal ones the earliest.", prompts.len(), judge.model)];
+    let about = [format!(
+        "Dev prompts: {}. Judged by {}. The best mean is chosen, of equal ones the earliest.",
+        prompts.len(),
+        judge.model
+    )];
     let html = report::selection(&compared, chosen, &about);
     replace(&flags.place.file("selection.json"), (json!({"epoch": chosen}).to_string() + "\n").as_bytes())?;
     flags.place.write(&scores, &compared, &html)

@@ -69,7 +69,15 @@ const CRATES: &[(&[&str], &[&str])] = &[
     // Of tokio the engine has the channels that its readers wait on; training and the chat have signals.
     (
         &["tokio"],
-        &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs", "train/signals.rs", "chat/interrupt.rs", "eval/human/"],
+        &[
+            "http/",
+            "serve.rs",
+            "engine/handle.rs",
+            "engine/thread.rs",
+            "train/signals.rs",
+            "chat/interrupt.rs",
+            "eval/human/",
+        ],
     ),
 ];
 

@@ -87,7 +87,8 @@ impl Study {
         }
         let connection = Connection::open(path).map_err(EvalError::at(path))?;
         // A decision is on the disk before the next one is shown.
-        let setup = format!("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000; {SCHEMA}");
+        let setup =
+            format!("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000; {SCHEMA}");
         connection.execute_batch(&setup).map_err(EvalError::at(path))?;
         let names = [a.name.clone(), b.name.clone()];
         Ok(Self { path: path.into(), names, items, seed, connection: Mutex::new(connection) })
@@ -226,7 +227,10 @@ impl Study {
                 ("right", false) | ("left", true) => Outcome::Lose,
                 ("neither", _) => Outcome::Tie,
                 (other, _) => {
-                    return Err(EvalError::File { path: self.path.clone(), reason: format!("'{other}' is no decision") });
+                    return Err(EvalError::File {
+                        path: self.path.clone(),
+                        reason: format!("'{other}' is no decision"),
+                    });
                 }
             };
             let item = self.items.iter().find(|(one, _)| one.id == id);

@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn the_papers_prompt_word_for_word() {
-        let text = Scale::Likert.messages("{task}", "{submission}")[0]["content"].as_str().unwrap_or_default().to_owned();
+        let text =
+            Scale::Likert.messages("{task}", "{submission}")[0]["content"].as_str().unwrap_or_default().to_owned();
         let digest = "c65abc26720f65bf4b1e5755ab4731773298858af4d7acdccf210b6016b51a28";
         assert_eq!(crate::eval::store::digest(text.as_bytes()), digest, "{text}");
         assert_eq!(text.lines().count(), 17);

@@ -75,7 +75,10 @@ pub fn bars(title: &str, rows: &[Bar]) -> String {
             if wide > 30.0 {
                 let middle = from + wide / 2.0;
                 let (at, text) = (y + 16.5, (part * 100.0).round());
-                let _ = write!(out, "<text class=\"in\" x=\"{middle:.1}\" y=\"{at:.1}\" text-anchor=\"middle\">{text} %</text>");
+                let _ = write!(
+                    out,
+                    "<text class=\"in\" x=\"{middle:.1}\" y=\"{at:.1}\" text-anchor=\"middle\">{text} %</text>"
+                );
             }
             from += wide;
         }

@@ -109,15 +109,22 @@ impl Page {
         for (i, (class, text)) in choices.iter().enumerate() {
             let checked = if i == 0 { " checked" } else { "" };
             let text = escape(text);
-            let _ =
-                write!(self.0, "<label><input type=\"radio\" name=\"f\" id=\"f-{class}\"{checked}>{text}</label>");
+            let _ = write!(self.0, "<label><input type=\"radio\" name=\"f\" id=\"f-{class}\"{checked}>{text}</label>");
         }
         self.0.push_str("</div>");
     }
 
     /// One prompt of the reading view, `number` from 0: what was asked, the answers with their titles, what was said of
     /// them.
-    pub fn item(&mut self, number: usize, class: &str, tag: &str, asked: &str, answers: &[(String, &str)], said: &[String]) {
+    pub fn item(
+        &mut self,
+        number: usize,
+        class: &str,
+        tag: &str,
+        asked: &str,
+        answers: &[(String, &str)],
+        said: &[String],
+    ) {
         let open = if number < OPEN { " open" } else { "" };
         let _ = write!(
             self.0,
@@ -126,8 +133,7 @@ impl Page {
             escape(tag)
         );
         for (title, text) in answers {
-            let _ =
-                write!(self.0, "<div class=\"answer\"><b>{}</b><div>{}</div></div>", escape(title), escape(text));
+            let _ = write!(self.0, "<div class=\"answer\"><b>{}</b><div>{}</div></div>", escape(title), escape(text));
         }
         self.0.push_str("</div>");
         for words in said {

@@ -15,11 +15,7 @@ fn stacked(summary: &Summary) -> Option<Bar> {
     let rates = summary.rates?;
     Some(Bar {
         name: format!("vs {}", summary.b),
-        parts: vec![
-            (rates.win, "win", "wins"),
-            (rates.tie, "tie", "neither is better"),
-            (rates.lose, "lose", "loses"),
-        ],
+        parts: vec![(rates.win, "win", "wins"), (rates.tie, "tie", "neither is better"), (rates.lose, "lose", "loses")],
         interval: summary.win_interval,
     })
 }
@@ -46,14 +42,29 @@ pub fn pairwise(
     page.note("The mark below a bar is the 95 % interval of the part of wins, by resampling prompts.");
 
     page.heading("Numbers");
-    let head = ["", "prompts", "win", "tie", "lose", "unread", "win or tie", "95 %", "adjusted", "95 %", "same in both orders", "first preferred", "longer wins"];
+    let head = [
+        "",
+        "prompts",
+        "win",
+        "tie",
+        "lose",
+        "unread",
+        "win or tie",
+        "95 %",
+        "adjusted",
+        "95 %",
+        "same in both orders",
+        "first preferred",
+        "longer wins",
+    ];
     let part = |(hits, of): (usize, usize)| {
         if of == 0 { "–".into() } else { format!("{} of {of}", hits) }
     };
     let rows: Vec<Vec<String>> = summaries
         .iter()
         .map(|s| {
-            let rate = |of: fn(&crate::eval::stats::Rates) -> f64| s.rates.as_ref().map_or("–".into(), |r| percent(of(r)));
+            let rate =
+                |of: fn(&crate::eval::stats::Rates) -> f64| s.rates.as_ref().map_or("–".into(), |r| percent(of(r)));
             vec![
                 format!("{} vs {}", s.a, s.b),
                 (s.counts.judged() + s.counts.failed).to_string(),
@@ -67,7 +78,9 @@ pub fn pairwise(
                 percents(s.adjusted_interval),
                 s.consistent.map_or("–".into(), part),
                 part(s.first_preferred),
-                s.length.and_then(|l| Some(format!("{} of {}", percent(l.longer_wins?), l.decided))).unwrap_or("–".into()),
+                s.length
+                    .and_then(|l| Some(format!("{} of {}", percent(l.longer_wins?), l.decided)))
+                    .unwrap_or("–".into()),
             ]
         })
         .collect();
@@ -116,7 +129,8 @@ fn named(outcome: Option<Outcome>, a: &str, b: &str) -> (&'static str, String) {
 
 /// Both answers of every prompt side by side, with what the judge said.
 fn reading(page: &mut Page, verdicts: &[Verdict], systems: &[System]) {
-    let answers: BTreeMap<&str, BTreeMap<&str, &Answer>> = systems.iter().map(|s| (s.name.as_str(), s.by_id())).collect();
+    let answers: BTreeMap<&str, BTreeMap<&str, &Answer>> =
+        systems.iter().map(|s| (s.name.as_str(), s.by_id())).collect();
     page.heading("Side by side");
     let count = |outcome| verdicts.iter().filter(|v| v.outcome == outcome).count();
     page.filter(&[

@@ -122,10 +122,14 @@ fn reading(page: &mut Page, scores: &[Score], systems: &[System]) {
 /// The report of `select`.
 pub fn selection(epochs: &[Epoch], chosen: u32, about: &[String]) -> String {
     let mut page = Page::new("Which epoch answers best", about);
-    let place = |epoch: u32, y: f64, interval: Option<Interval>| {
-        Point { name: epoch.to_string(), x: f64::from(epoch), y, interval }
+    let place = |epoch: u32, y: f64, interval: Option<Interval>| Point {
+        name: epoch.to_string(),
+        x: f64::from(epoch),
+        y,
+        interval,
     };
-    let scores: Vec<Point> = epochs.iter().filter_map(|e| Some(place(e.epoch, e.summary.mean?, e.summary.interval))).collect();
+    let scores: Vec<Point> =
+        epochs.iter().filter_map(|e| Some(place(e.epoch, e.summary.mean?, e.summary.interval))).collect();
     let perplexities: Vec<Point> = epochs.iter().filter_map(|e| Some(place(e.epoch, e.perplexity?, None))).collect();
     page.plots(&[
         line("Mean score of dev prompts", "epoch", &scores, false),
@@ -159,9 +163,16 @@ pub fn ablation(named: &[Summary], sized: &[(usize, Summary)], about: &[String])
     };
     page.plots(&[
         points("Quality and diversity: mean score, 1 to 6", &named.iter().filter_map(by_name).collect::<Vec<_>>()),
-        line("Quantity: mean score, 1 to 6", "training examples", &sized.iter().filter_map(by_size).collect::<Vec<_>>(), true),
+        line(
+            "Quantity: mean score, 1 to 6",
+            "training examples",
+            &sized.iter().filter_map(by_size).collect::<Vec<_>>(),
+            true,
+        ),
     ]);
-    page.note("Dots are means over prompts, bars their 95 % interval after Student, as in the paper's figures 5 and 6.");
+    page.note(
+        "Dots are means over prompts, bars their 95 % interval after Student, as in the paper's figures 5 and 6.",
+    );
     let row = |s: &Summary| {
         vec![
             s.system.clone(),

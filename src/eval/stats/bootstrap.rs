@@ -61,12 +61,7 @@ pub fn percentile(sorted: &[f64], q: f64) -> Option<f64> {
 
 /// The percentile interval of `statistic` over `rounds` resamples of `n` prompts. A statistic that has no value on a
 /// resample (as the win rate of none that was judged) leaves it out.
-pub fn bootstrap(
-    n: usize,
-    rounds: usize,
-    seed: u64,
-    statistic: impl Fn(&[usize]) -> Option<f64>,
-) -> Option<Interval> {
+pub fn bootstrap(n: usize, rounds: usize, seed: u64, statistic: impl Fn(&[usize]) -> Option<f64>) -> Option<Interval> {
     if n == 0 {
         return None;
     }

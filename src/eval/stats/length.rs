@@ -24,7 +24,8 @@ pub fn length_bias(items: &[(usize, usize, Option<Outcome>)]) -> Option<LengthBi
     if n == 0 {
         return None;
     }
-    let mean = |of: fn(&(usize, usize, Option<Outcome>)) -> usize| items.iter().map(of).sum::<usize>() as f64 / n as f64;
+    let mean =
+        |of: fn(&(usize, usize, Option<Outcome>)) -> usize| items.iter().map(of).sum::<usize>() as f64 / n as f64;
     let decided: Vec<bool> = items
         .iter()
         .filter(|(first, second, _)| first != second)
@@ -51,7 +52,14 @@ mod tests {
     #[test]
     fn by_hand() {
         use Outcome::{Lose, Tie, Win};
-        let items = [(10, 20, Some(Lose)), (30, 20, Some(Win)), (5, 10, Some(Win)), (7, 7, Some(Win)), (9, 1, Some(Tie)), (1, 2, None)];
+        let items = [
+            (10, 20, Some(Lose)),
+            (30, 20, Some(Win)),
+            (5, 10, Some(Win)),
+            (7, 7, Some(Win)),
+            (9, 1, Some(Tie)),
+            (1, 2, None),
+        ];
         let bias = length_bias(&items).unwrap();
         assert_eq!((bias.decided, bias.longer_wins), (3, Some(2.0 / 3.0)));
         assert_eq!((bias.first, bias.second), (62.0 / 6.0, 10.0));

@@ -137,8 +137,20 @@ mod tests {
     /// are equal or better in 43 % (GPT-4), 46 % (Claude), 58 % (Bard) and 65 % (DaVinci003) of cases.
     #[test]
     fn the_papers_table() {
-        let human = [("Alpaca", 53, 21, 26), ("DaVinci003", 44, 21, 35), ("Bard", 33, 25, 42), ("Claude", 24, 22, 54), ("GPT-4", 18, 25, 57)];
-        let gpt4 = [("Alpaca", 64, 19, 17), ("DaVinci003", 54, 23, 23), ("Bard", 27, 26, 47), ("Claude", 14, 23, 63), ("GPT-4", 19, 15, 66)];
+        let human = [
+            ("Alpaca", 53, 21, 26),
+            ("DaVinci003", 44, 21, 35),
+            ("Bard", 33, 25, 42),
+            ("Claude", 24, 22, 54),
+            ("GPT-4", 18, 25, 57),
+        ];
+        let gpt4 = [
+            ("Alpaca", 64, 19, 17),
+            ("DaVinci003", 54, 23, 23),
+            ("Bard", 27, 26, 47),
+            ("Claude", 14, 23, 63),
+            ("GPT-4", 19, 15, 66),
+        ];
         for (_, win, tie, lose) in human.into_iter().chain(gpt4) {
             let rates = counts(3 * win, 3 * tie, 3 * lose).rates().unwrap();
             let percent = |part: f64| (part * 100.0).round() as usize;

@@ -140,7 +140,9 @@ mod tests {
     #[test]
     fn the_likelihood_is_stationary() {
         let mut all = Vec::new();
-        for (first, second, wins, ties, losses) in [(0, 1, 9, 3, 2), (0, 2, 4, 4, 8), (1, 2, 5, 0, 7), (2, 3, 30, 1, 2), (0, 3, 1, 0, 0)] {
+        for (first, second, wins, ties, losses) in
+            [(0, 1, 9, 3, 2), (0, 2, 4, 4, 8), (1, 2, 5, 0, 7), (2, 3, 30, 1, 2), (0, 3, 1, 0, 0)]
+        {
             all.extend(std::iter::repeat_n((first, second, 1.0), wins));
             all.extend(std::iter::repeat_n((first, second, 0.5), ties));
             all.extend(std::iter::repeat_n((first, second, 0.0), losses));

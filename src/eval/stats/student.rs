@@ -95,7 +95,9 @@ mod tests {
     /// Table values of t at 97.5 %, as printed in any textbook; at 1 degree it is tan(0.475 π).
     #[test]
     fn quantiles() {
-        for (freedom, t) in [(2.0, 4.302_653), (4.0, 2.776_445), (9.0, 2.262_157), (29.0, 2.045_230), (299.0, 1.967_930)] {
+        for (freedom, t) in
+            [(2.0, 4.302_653), (4.0, 2.776_445), (9.0, 2.262_157), (29.0, 2.045_230), (299.0, 1.967_930)]
+        {
             assert!((t_quantile(0.975, freedom) - t).abs() < 1e-6, "{freedom}: {}", t_quantile(0.975, freedom));
         }
         let cauchy = (0.475 * std::f64::consts::PI).tan();

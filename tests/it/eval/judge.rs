@@ -124,7 +124,10 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>, seen: Arc<Seen>) {
 }
 
 async fn answer(stream: &mut TcpStream, status: &str, headers: &str, body: &str) {
-    let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
+        body.len()
+    );
     let _ = stream.write_all((head + body).as_bytes()).await;
 }
 

@@ -28,7 +28,10 @@ async fn whoever_always_prefers_the_first_sees_only_ties() {
     let out = dir.path().join("out");
     let arguments = ["pairwise", &x, &y, "--url", &judge.url, "--out", out.to_str().unwrap(), "--concurrency", "3"];
     let text = said(&arguments).await;
-    assert!(text.starts_with("x vs y: 0 wins, 20 ties, 0 losses, 0 unread; win or tie 100.0 %, adjusted 50.0 %"), "{text}");
+    assert!(
+        text.starts_with("x vs y: 0 wins, 20 ties, 0 losses, 0 unread; win or tie 100.0 %, adjusted 50.0 %"),
+        "{text}"
+    );
     assert!(text.contains("0 of 20 verdicts are the same in both orders"), "{text}");
     let pair = &json_of(&out.join("summary.json"))["pairs"][0];
     assert_eq!((&pair["consistent"], &pair["first_preferred"]), (&json!([0, 20]), &json!([40, 40])));
@@ -70,7 +73,10 @@ async fn known_verdicts_have_the_figures_worked_out_by_hand() {
     let (x, y) = (answers(dir.path(), "x", 12), answers(dir.path(), "y", 13));
     let out = dir.path().join("out");
     let text = said(&["pairwise", &x, &y, "--url", &judge.url, "--out", out.to_str().unwrap()]).await;
-    assert!(text.starts_with("x vs y: 5 wins, 2 ties, 3 losses, 2 unread; win or tie 70.0 %, adjusted 60.0 %"), "{text}");
+    assert!(
+        text.starts_with("x vs y: 5 wins, 2 ties, 3 losses, 2 unread; win or tie 70.0 %, adjusted 60.0 %"),
+        "{text}"
+    );
     assert!(text.contains("9 of 10 verdicts are the same in both orders"), "{text}");
     assert!(text.contains("1 answers have no counterpart"), "{text}");
     let pair = &json_of(&out.join("summary.json"))["pairs"][0];
@@ -94,7 +100,10 @@ async fn known_verdicts_have_the_figures_worked_out_by_hand() {
     // Judges that see the same things agree.
     let named = format!("m={}", out.display());
     let text = said(&["agreement", &named, &format!("n={}", out.display())]).await;
-    assert!(text.starts_with("m and n: 100.0 % (95 %: 100.0 – 100.0 %) of 10 that both judged; 10 the same, 0 opposed"), "{text}");
+    assert!(
+        text.starts_with("m and n: 100.0 % (95 %: 100.0 – 100.0 %) of 10 that both judged; 10 the same, 0 opposed"),
+        "{text}"
+    );
     assert!(refused(&["agreement", &named]).await.contains("agreement needs two judges"));
 }
 
@@ -113,7 +122,8 @@ async fn several_systems_are_rated() {
     let all: Vec<String> = ["x", "y", "z"].iter().map(|name| answers(dir.path(), name, 9)).collect();
     let out = dir.path().join("out");
     let out = out.to_str().unwrap();
-    let arguments = ["pairwise", &all[0], &all[1], &all[2], "--all-pairs", "--style", "mt", "--url", &judge.url, "--out", out];
+    let arguments =
+        ["pairwise", &all[0], &all[1], &all[2], "--all-pairs", "--style", "mt", "--url", &judge.url, "--out", out];
     let text = said(&arguments).await;
     assert_eq!(text.matches("6 wins, 0 ties, 3 losses").count(), 3, "{text}");
     let ratings = json_of(std::path::Path::new(out).join("summary.json").as_path())["ratings"].clone();
@@ -184,7 +194,8 @@ async fn answers_are_sampled_as_the_papers() {
     ];
     std::fs::write(&prompts, rows.map(|row| row.to_string() + "\n").concat()).unwrap();
     let out = dir.path().join("out");
-    let arguments = ["generate", "--prompts", prompts.to_str().unwrap(), "--url", &model.url, "--out", out.to_str().unwrap()];
+    let arguments =
+        ["generate", "--prompts", prompts.to_str().unwrap(), "--url", &model.url, "--out", out.to_str().unwrap()];
     let output = eval(&[&arguments[..], &["--samples", "2"]].concat()).await;
     let (text, complaint) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(text.starts_with("4 answers of judge to 3 prompts") && text.contains("2 refused"), "{text}");
@@ -211,7 +222,8 @@ async fn reports_show_hostile_words_as_words() {
     let hostile = "</div><script>alert(1)</script> Answer A";
     let judge = Judge::start(move |_, _| Reply::Text(hostile.into())).await;
     let dir = tempfile::tempdir().unwrap();
-    let row = |name: &str| json!({"prompt": "<img src=x>", "answer": format!("{name}<script>2</script>")}).to_string() + "\n";
+    let row =
+        |name: &str| json!({"prompt": "<img src=x>", "answer": format!("{name}<script>2</script>")}).to_string() + "\n";
     let file = |name: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, row(name)).unwrap();
