@@ -6,6 +6,7 @@
 pub mod chat;
 pub mod config;
 pub mod engine;
+pub mod eval;
 pub mod http;
 pub mod hub;
 pub mod model;

@@ -4,9 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lima::chat;
 use lima::config::{DEFAULT_MODEL, LogFormat, Options, arguments, one_line};
-use lima::plan;
+use lima::{chat, eval, plan};
 use tracing_subscriber::EnvFilter;
 
 /// Serves LLaMA models over the OpenAI API.
@@ -25,6 +24,8 @@ enum Command {
     Serve(Box<Options>),
     /// Talk to a model in the terminal, on this or any server of OpenAI's API
     Chat(Box<chat::Options>),
+    /// Find out whether a model answers better: answers, judges, statistics, reports
+    Eval(Box<eval::Options>),
     /// Ask a server whether it is ready; the exit code tells
     Health {
         /// Address of the server [default: http://127.0.0.1 and the port of LIMA_PORT, or 8000]
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         Some(Command::Chat(options)) => {
             return chat::run(&options).unwrap_or_else(|e| outcome(Err(e)));
         }
+        Some(Command::Eval(options)) => return outcome(eval::run(&options).map_err(Into::into)),
         Some(Command::Health { url, port }) => {
             return outcome(lima::serve::health(&url.unwrap_or_else(|| format!("http://127.0.0.1:{port}"))));
         }

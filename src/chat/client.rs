@@ -14,6 +14,9 @@ const MAX_BODY: u64 = 8 << 20;
 /// Time without a byte after which a server is given up.
 const SILENCE: Duration = Duration::from_secs(600);
 
+/// Where chats are answered, below the base.
+const CHAT: &str = "/chat/completions";
+
 /// Why there is no answer, or no whole one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChatError {
@@ -138,6 +141,25 @@ impl Client {
         Ok(name.to_owned())
     }
 
+    /// The whole answer to `body`, as the API has it.
+    ///
+    /// # Errors
+    /// As the server answers, or does not.
+    pub fn complete(&self, body: &Value) -> Result<Value, ChatError> {
+        let request = self.agent.post(&format!("{}{CHAT}", self.base)).set("Content-Type", "application/json");
+        let response = self.signed(request).send_string(&body.to_string()).map_err(|e| refusal(e, &self.base))?;
+        let parsed = serde_json::from_reader(response.into_reader().take(MAX_BODY));
+        parsed.map_err(|e| match e.is_io() || e.is_eof() {
+            true => ChatError::Broken(e.to_string()),
+            false => self.strange(CHAT, e),
+        })
+    }
+
+    /// Where the API is, without a slash at the end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Sends `body`; the answer's pieces come on the channel, `Done` or `Failed` last. Who drops the receiver ends
     /// the connection at the next piece.
     pub fn stream(&self, body: &Value) -> Receiver<Piece> {
@@ -155,8 +177,7 @@ impl Client {
     }
 
     fn read(&self, body: &str, pieces: &Sender<Piece>) -> Result<(), ChatError> {
-        const PATH: &str = "/chat/completions";
-        let request = self.agent.post(&format!("{}{PATH}", self.base)).set("Content-Type", "application/json");
+        let request = self.agent.post(&format!("{}{CHAT}", self.base)).set("Content-Type", "application/json");
         let response = self.signed(request).send_string(body).map_err(|e| refusal(e, &self.base))?;
         let mut reader = BufReader::new(response.into_reader());
         let broken = |e: std::io::Error| ChatError::Broken(e.to_string());
@@ -164,7 +185,7 @@ impl Client {
             if data == "[DONE]" {
                 return Ok(());
             }
-            let mut chunk: Value = serde_json::from_str(&data).map_err(|e| self.strange(PATH, e))?;
+            let mut chunk: Value = serde_json::from_str(&data).map_err(|e| self.strange(CHAT, e))?;
             if let Some(message) = message_of(&chunk) {
                 return Err(ChatError::InStream(message));
             }

@@ -37,7 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The top: puts the others together. Nothing but the binary uses it.
     ("serve", &["config", "engine", "http", "hub", "model", "ops", "runner", "text"]),
     // The description of the API needs no server.
-    ("main", &["chat", "config", "http::openapi", "plan", "serve"]),
+    ("main", &["chat", "config", "eval", "http::openapi", "plan", "serve"]),
     // Arithmetic about shapes and devices, beside the server.
     (
         "plan",
@@ -54,6 +54,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // A client like any other: knows servers by their API alone.
     ("chat", &[]),
+    // Asks servers as the chat does, and starts programs; it knows neither engine nor model.
+    ("eval", &["chat", "plot"]),
     // Beside the server: training, with the operations the server's model is made of, and with engine and executor for
     // answers of saved models, without HTTP. Nothing but its binary uses it.
     ("train", &["engine", "hub", "model", "ops", "parallel", "plot", "runner", "text", "units"]),
@@ -72,18 +74,29 @@ const CRATES: &[(&[&str], &[&str])] = &[
         &["candle_core", "candle_nn", "candle_transformers"],
         &["ops/graph/", "ops/mod.rs", "ops/parameter.rs", "ops/quant/tests.rs", "ops/tape/", "train/"],
     ),
-    (&["axum", "hyper", "hyper_util", "prometheus", "tokio_rustls", "tower_http", "utoipa"], &["http/"]),
+    (&["hyper", "hyper_util", "prometheus", "tokio_rustls", "tower_http", "utoipa"], &["http/"]),
+    // The page on which people judge answers has a server of its own.
+    (&["axum"], &["http/", "eval/human/"]),
+    (&["rusqlite"], &["eval/human/"]),
     (&["llguidance", "tokenizers", "minijinja", "minijinja_contrib"], &["text/"]),
     (&["safetensors", "memmap2"], &["model/weights/"]),
     (&["zip", "hf_hub"], &["hub/"]),
     (&["opentelemetry", "opentelemetry_http", "opentelemetry_otlp", "opentelemetry_sdk"], &["http/traces/"]),
     (&["ureq"], &["hub/", "chat/client.rs", "http/traces/", "serve/health.rs"]),
-    (&["sha2"], &["hub/", "http/auth.rs", "http/page.rs"]),
-    (&["clap"], &["config.rs", "config/", "main.rs", "bin/", "chat/mod.rs", "plan/"]),
+    (&["sha2"], &["hub/", "http/auth.rs", "http/page.rs", "eval/store.rs"]),
+    (&["clap"], &["config.rs", "config/", "main.rs", "bin/", "chat/mod.rs", "eval/", "plan/"]),
     // Of tokio the engine has the channels that its readers wait on; training and the chat have signals.
     (
         &["tokio"],
-        &["http/", "serve.rs", "engine/handle.rs", "engine/thread.rs", "train/signals.rs", "chat/interrupt.rs"],
+        &[
+            "http/",
+            "serve.rs",
+            "engine/handle.rs",
+            "engine/thread.rs",
+            "train/signals.rs",
+            "chat/interrupt.rs",
+            "eval/human/",
+        ],
     ),
 ];
 

@@ -17,6 +17,7 @@ mod engine_faults;
 mod engine_property;
 mod engine_threads;
 mod engine_trace;
+mod eval;
 mod fairness;
 mod families;
 mod formats;

@@ -5,17 +5,6 @@ use std::fmt::Write;
 use crate::plot::{escape, label, ticks};
 use crate::units::number;
 
-/// Style of everything drawn here.
-pub const STYLE: &str = "\
-:root{--ink:#1f2430;--soft:#667085;--grid:#e4e7ec;--paper:#ffffff;--card:#f8f9fb;--s0:#2563eb;--s1:#d97706}\
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#98a2b3;--grid:#2f3644;--paper:#12161d;--card:#191f29;\
---s0:#60a5fa;--s1:#fbbf24}}\
-svg text{font:12px system-ui,-apple-system,'Segoe UI',sans-serif;fill:var(--soft)}\
-svg .t{font-weight:600;font-size:14px;fill:var(--ink)}\
-svg .g{stroke:var(--grid);stroke-width:1}svg .l{fill:none;stroke-width:2;stroke-linejoin:round}\
-svg .s0{stroke:var(--s0)}svg .s1{stroke:var(--s1)}svg .f0{fill:var(--s0)}svg .f1{fill:var(--s1)}\
-svg .w{stroke-opacity:.45;stroke-width:1.2}";
-
 /// Most points of a line: more are averaged, as many to each point.
 const POINTS: usize = 600;
 

@@ -5,29 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::chart::{Plot, STYLE, Series};
+use super::chart::{Plot, Series};
 use super::history::{History, Step};
 use super::metrics::Line;
-use crate::plot::escape;
+use crate::plot::{PAGE_STYLE, STYLE, escape};
 use crate::units::{bytes, count, duration, number};
-
-const PAGE_STYLE: &str = "\
-*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);\
-font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif}\
-main{max-width:1180px;margin:0 auto;padding:32px 24px 64px}h1{font-size:26px;margin:0 0 4px;overflow-wrap:anywhere}\
-h2{font-size:18px;margin:40px 0 12px}h3{font-size:15px;margin:24px 0 8px;white-space:pre-wrap;overflow-wrap:anywhere}\
-p{margin:4px 0;color:var(--soft);overflow-wrap:anywhere}\
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:20px 0}\
-.tile,.plot,.answer{background:var(--card);border:1px solid var(--grid);border-radius:10px;padding:14px}\
-.tile b{display:block;font-size:24px;line-height:1.2}.tile span{color:var(--soft);font-size:13px}\
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));gap:16px}\
-svg{display:block;width:100%;height:auto}\
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}\
-th,td{padding:4px 12px 4px 0;text-align:left;border-bottom:1px solid var(--grid);overflow-wrap:anywhere}\
-th{color:var(--soft);font-weight:400}\
-.answers{display:flex;gap:12px;overflow-x:auto;padding-bottom:8px;align-items:flex-start}\
-.answer{flex:0 0 340px}.answer b{display:block;margin-bottom:6px}.answer span{color:var(--soft);font-weight:400}\
-.answer div{white-space:pre-wrap;overflow-wrap:anywhere;font-size:14px;max-height:480px;overflow-y:auto}";
 
 /// The recipe's values by name, nested ones with a dot between.
 pub fn flatten(recipe: &Map<String, Value>) -> Vec<(String, String)> {
