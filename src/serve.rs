@@ -15,7 +15,9 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, ToolCallParser};
 use crate::engine::{self, EngineConfig, EngineThread, Executor, TokenId};
-use crate::http::{self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, ToolFormat, Traces};
+use crate::http::{
+    self, Adapters, App, Auth, Limits, ModelParts, Sampling, ServedModel, Settings, Tls, ToolFormat, Traces,
+};
 use crate::text::PromptRenderer;
 
 pub use self::health::health;
