@@ -4,7 +4,11 @@
 // A test may panic.
 #![allow(clippy::unwrap_used)]
 
+#[path = "it/constraints/mod.rs"]
+mod constraints;
 #[path = "it/http/mod.rs"]
 mod http;
+// The other tests use more of it.
+#[allow(dead_code)]
 #[path = "it/support/mod.rs"]
 mod support;
