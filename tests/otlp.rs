@@ -8,7 +8,7 @@
 mod constraints;
 #[path = "it/http/mod.rs"]
 mod http;
-// The other tests use more of it.
-#[allow(dead_code)]
-#[path = "it/support/mod.rs"]
-mod support;
+#[path = "it/support"]
+mod support {
+    pub mod otlp;
+}
