@@ -109,7 +109,8 @@ fn together(constraints: &Arc<Constraints>, spec: &Spec, tokens: &[TokenId], wor
         .collect();
     let (mut alone, mut shared) = (Vec::new(), Vec::new());
     for step in 0..tokens.len() / 2 {
-        let mask = |(matcher, mask): &mut (Box<dyn Matcher>, Vec<u32>)| matcher.mask(mask).expect("something is allowed");
+        let mask =
+            |(matcher, mask): &mut (Box<dyn Matcher>, Vec<u32>)| matcher.mask(mask).expect("something is allowed");
         // A copy has the automaton's caches too, so both begin alike.
         let mut copies: Vec<_> = sequences.iter().map(|(matcher, mask)| (matcher.fork(), mask.clone())).collect();
         let started = Instant::now();

@@ -4,7 +4,11 @@
 // A test may panic.
 #![allow(clippy::unwrap_used)]
 
+#[path = "it/constraints/mod.rs"]
+mod constraints;
 #[path = "it/http/mod.rs"]
 mod http;
-#[path = "it/support/mod.rs"]
-mod support;
+#[path = "it/support"]
+mod support {
+    pub mod otlp;
+}

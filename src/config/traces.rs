@@ -108,7 +108,9 @@ mod tests {
         let error = of(Some("https://me:secret@c"), &[]).unwrap_err();
         assert!(error.contains("OTEL_EXPORTER_OTLP_HEADERS") && !error.contains("secret"), "{error}");
         let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
-        assert!(of(None, &[(COMMON, "http://c"), grpc]).unwrap_err().starts_with("OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'"));
+        assert!(
+            of(None, &[(COMMON, "http://c"), grpc]).unwrap_err().starts_with("OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'")
+        );
         assert_eq!(of(None, &[grpc]), Ok(None));
         let traces = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf");
         assert_eq!(of(Some("http://c/x"), &[grpc, traces]), url("http://c/x"));

@@ -244,6 +244,7 @@ pub fn everything(app: &App) -> Vec<u8> {
     }
     if let Some(model) = app.model() {
         out.extend(model.metrics().encode(model.engine.stats()));
+        exposition::cache_config(&mut out, &model.names[0], model.engine.config());
     }
     out
 }

@@ -350,12 +350,12 @@ impl App {
         self.active.fetch_add(1, SeqCst);
         let now = tokio::time::Instant::now();
         let guard = Active {
-            count: Arc::clone(&self.active),
             _slot: Caller::current().slot,
             span: RequestSpan::current(),
             begun: now,
             queue_until: self.limits.queue_timeout.map(|limit| now + limit),
             until: self.limits.request_timeout.map(|limit| now + limit),
+            _count: Count(Arc::clone(&self.active)),
         };
         // Counted first, so that a drain beginning now sees it.
         if self.stage() > Stage::Serving { Err(ApiError::Draining) } else { Ok(guard) }
@@ -370,7 +370,6 @@ impl App {
 /// A running request.
 #[derive(Debug)]
 pub struct Active {
-    count: Arc<AtomicUsize>,
     /// Its place among those of its key.
     _slot: Option<Arc<Slot>>,
     /// Its span, which does not end before.
@@ -380,7 +379,13 @@ pub struct Active {
     pub queue_until: Option<tokio::time::Instant>,
     /// When it ends in any case.
     pub until: Option<tokio::time::Instant>,
+    /// The last to go: when nothing is running, all spans have ended.
+    _count: Count,
 }
+
+/// One of the requests running.
+#[derive(Debug)]
+struct Count(Arc<AtomicUsize>);
 
 impl Active {
     /// The error of a request that was not begun in time.
@@ -394,8 +399,8 @@ impl Active {
     }
 }
 
-impl Drop for Active {
+impl Drop for Count {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, SeqCst);
+        self.0.fetch_sub(1, SeqCst);
     }
 }

@@ -8,8 +8,8 @@ mod prompt;
 use self::prompt::Sum;
 use super::sampler::{Sampler, Scratch};
 use crate::engine::{
-    AdapterSlot, AdapterWeights, Executor, ExecutorError, MaskTask, RowOut, SampleInput, SampleRow, SeqId, StepInput, StepOutput,
-    Ticket, TokenId, TokenSource, Want,
+    AdapterSlot, AdapterWeights, Executor, ExecutorError, MaskTask, RowOut, SampleInput, SampleRow, SeqId, StepInput,
+    StepOutput, Ticket, TokenId, TokenSource, Want,
 };
 use crate::model::config::LlamaConfig;
 use crate::model::llama::Llama;

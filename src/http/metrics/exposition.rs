@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::engine::{EngineStats, STEP_BUCKETS_MS, STEP_TOKEN_BUCKETS};
+use crate::engine::{BLOCK_SIZE, EngineConfig, EngineStats, STEP_BUCKETS_MS, STEP_TOKEN_BUCKETS};
 use crate::http::tenant::Tenant;
 
 /// Writes one metric; each sample is its labels, in braces or empty, and its value.
@@ -59,6 +59,17 @@ pub fn steps(out: &mut Vec<u8>, model: &str, stats: &EngineStats) {
     let counts = stats.step_token_buckets.iter().map(|n| n.load(Relaxed));
     let sum = stats.step_token_sum.load(Relaxed) as f64;
     histogram(out, "vllm:iteration_tokens_total", "Tokens computed in a step.", &labels, &tokens, counts, sum);
+}
+
+/// The shape of the KV cache, as labels: what routers before several servers ask for.
+pub fn cache_config(out: &mut Vec<u8>, model: &str, config: &EngineConfig) {
+    let labels = format!(
+        "{{block_size=\"{BLOCK_SIZE}\",enable_prefix_caching=\"{}\",engine=\"0\",model_name=\"{}\",num_gpu_blocks=\"{}\"}}",
+        if config.enable_prefix_caching { "True" } else { "False" },
+        escape(model),
+        config.num_blocks,
+    );
+    metric(out, "vllm:cache_config_info", "gauge", "Blocks of the KV cache, on whatever device.", [(labels, 1)]);
 }
 
 /// What each key has had. Keys without a name are one: names are as many as the file has.

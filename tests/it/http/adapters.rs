@@ -121,7 +121,7 @@ async fn a_slot_is_kept_before_weights_are_read() {
     server.load();
     assert_eq!(load(&server, "a", "a").await.0, 200);
     for _ in 0..3 {
-        assert_eq!(error(load(&server, "e", "empty").await).3, "nothing is there.");
+        assert_eq!(error(load(&server, "e", "empty").await).3, "Invalid 'lora_path': nothing is there.");
     }
     assert_eq!(reads.swap(0, Relaxed), 4);
     // One slot is left, for one of eight.

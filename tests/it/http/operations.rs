@@ -121,6 +121,8 @@ async fn metrics() {
         assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
         let metrics = parse_metrics(&response.text().await.unwrap());
         let engine = "engine=\"0\",model_name=\"test/model\"";
+        let cache = format!("block_size=\"32\",enable_prefix_caching=\"True\",{engine},num_gpu_blocks=\"256\"");
+        assert_eq!(metrics[&format!("vllm:cache_config_info{{{cache}}}")], 1.0);
         let of =
             |name: &str| metrics.get(&format!("{name}{{{engine}}}")).copied().unwrap_or_else(|| panic!("no {name}"));
         let tokens = ("Hello, wörld!".len() + 1) as f64;
