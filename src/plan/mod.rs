@@ -125,7 +125,7 @@ impl Plan {
 fn choice(question: &Question, format: WeightFormat, ranks: usize) -> Result<Choice, String> {
     let (config, machine) = (&question.config, &question.machine);
     if ranks > machine.count {
-        return Err(format!("there are {} devices", machine.count));
+        return Err("they are more than the devices".to_owned());
     }
     let block = format.block();
     let slices = Slice::all(config, ranks, Blocks { output: block, down: block }).map_err(|e| e.to_string())?;

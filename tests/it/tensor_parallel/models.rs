@@ -5,31 +5,32 @@ use lima::model::weights::{Checkpoint, TensorView};
 use lima::ops::quant::DType;
 use lima::runner::{adapters, tensor};
 
-use super::{compare, executor, greedy, load, places, prompts, reference, scored, setting, start};
+use super::{LEN, compare, executor, greedy, load, places, prompts, reference, scored, setting, start};
 use crate::support::engine::{Running, Setting};
 use crate::support::goldens;
 use crate::train::tiny::Bench;
 
-/// Rounded activations differ where sums do by their last bit, so less is asked of formats that are not F32's.
-const NEAR: f32 = 0.15;
-
-/// Files of quantised and of narrow numbers, in their own format and converted.
+/// Products of these formats round activations, and a last bit of a sum may round another way: over ranks the numbers are as
+/// far from F32's as on one, and not nearer to each other than that.
 #[test]
 fn other_formats() {
     let checkpoint = Checkpoint::open(goldens::default_model()).unwrap();
     let stored = checkpoint.tensor("model.layers.0.mlp.down_proj.weight").map(|t: TensorView<'_>| t.dtype).unwrap();
-    let prompts = prompts(1, checkpoint.config().vocab_size);
-    for dtype in [stored, DType::BF16, DType::Q8_0] {
-        let expected = reference(&checkpoint, dtype, &prompts);
-        let engine = start(&checkpoint, setting(dtype, 64), 3);
-        let tokens = [&prompts[0][..], &expected[0].tokens].concat();
+    let prompt = &prompts(1, checkpoint.config().vocab_size)[0];
+    let expected = reference(&checkpoint, DType::F32, std::slice::from_ref(prompt)).remove(0);
+    let tokens = [&prompt[..], &expected.tokens].concat();
+    // How far the log-probabilities of the same tokens are from F32's, on average.
+    let distance = |engine: Running| {
         let (whole, _) = engine.ask(&[scored(&tokens)]).remove(0);
-        let mut worst = 0f32;
-        for (k, (.., top)) in whole.scores[prompts[0].len() - 1..].iter().enumerate() {
-            worst = worst.max(compare(top, &expected[0].top[k], NEAR, &format!("{dtype}, token {k}")));
-        }
-        println!("{dtype}: log-probabilities differ by {worst:.1e} at most");
-        assert!(worst < NEAR, "{dtype}: {worst}");
+        let scores = whole.scores[prompt.len() - 1..].iter().zip(&expected.logprobs);
+        let all = scores.map(|((_, ours, ..), exact)| (f32::from_bits(*ours) - f32::from_bits(*exact)).abs());
+        all.sum::<f32>() / LEN as f32
+    };
+    for dtype in [stored, DType::BF16, DType::Q8_0] {
+        let one = distance(Running::start(&checkpoint, setting(dtype, 64)));
+        let three = distance(start(&checkpoint, setting(dtype, 64), 3));
+        println!("{dtype}: {one:.1e} from F32 on one rank, {three:.1e} over three");
+        assert!(three <= 1.5 * one + 1e-3, "{dtype}: {three} instead of {one}");
     }
 }
 
