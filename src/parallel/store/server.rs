@@ -62,12 +62,8 @@ impl Server {
         };
         let listener = TcpListener::bind((host, port)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let shared = Arc::new(Shared {
-            size,
-            token: token.to_owned(),
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        });
+        let shared =
+            Arc::new(Shared { size, token: token.to_owned(), state: Mutex::default(), changed: Condvar::new() });
         let of = Arc::clone(&shared);
         thread::Builder::new().name("store".into()).spawn(move || accept(&listener, &of)).map_err(failed)?;
         Ok(Self { address, shared })

@@ -92,7 +92,8 @@ fn everything(group: &dyn Communicator) -> Vec<Vec<u32>> {
 fn numbers_are_those_of_threads() {
     for ranks in 1..5 {
         let local = thread::scope(|scope| {
-            let all: Vec<_> = Local::group(ranks, None).into_iter().map(|l| scope.spawn(move || everything(&l))).collect();
+            let all: Vec<_> =
+                Local::group(ranks, None).into_iter().map(|l| scope.spawn(move || everything(&l))).collect();
             all.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
         let tcp = over(ranks, data(ranks), Pulse::default(), |ranks| everything(&*ranks.world));
@@ -268,7 +269,9 @@ fn meeting() {
 
     let strangers: Vec<_> = thread::scope(|scope| {
         let all: Vec<_> = (0..2)
-            .map(|rank| scope.spawn(move || Ranks::join(&world(rank, 2, port), data(2), LONG, Pulse::default()).unwrap()))
+            .map(|rank| {
+                scope.spawn(move || Ranks::join(&world(rank, 2, port), data(2), LONG, Pulse::default()).unwrap())
+            })
             .collect();
         let strangers = (0..10).filter_map(|_| {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
