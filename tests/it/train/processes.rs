@@ -130,7 +130,8 @@ fn a_killed_process_ends_the_job_and_it_resumes() {
         let outputs = ended(children);
         let other = &outputs[1 - killed];
         assert_eq!(other.status.code(), Some(1), "{}", said(other));
-        assert!(said(other).starts_with(&format!("train: rank {killed} is lost: ")), "{}", said(other));
+        // Perhaps while the state was gathered, which then cannot be written.
+        assert!(said(other).contains(&format!("rank {killed} is lost: ")), "{}", said(other));
         if killed == 1 {
             assert!(said(other).contains("the last state is that of step "), "{}", said(other));
         }
