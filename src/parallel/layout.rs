@@ -64,7 +64,13 @@ impl Ranks {
     /// One rank.
     pub fn solo() -> Self {
         let solo: Arc<dyn Communicator> = Arc::new(Solo);
-        Self { layout: Layout::ONE, here: Share::WHOLE, world: Arc::clone(&solo), tensor: Arc::clone(&solo), data: solo }
+        Self {
+            layout: Layout::ONE,
+            here: Share::WHOLE,
+            world: Arc::clone(&solo),
+            tensor: Arc::clone(&solo),
+            data: solo,
+        }
     }
 
     /// Ranks for threads of this process, in order; each is to be moved into its own. A rank that another waits for longer

@@ -10,10 +10,10 @@ mod local;
 mod solo;
 mod store;
 mod tcp;
-mod world;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod world;
 
 use std::time::Duration;
 
@@ -96,7 +96,8 @@ pub trait Communicator: Send + Sync {
     /// As [`Communicator::all_reduce`]'s.
     fn broadcast_bytes(&self, bytes: Option<&[u8]>) -> Result<Vec<u8>, CommError> {
         // Their bits as F32, which are only copied: the length first.
-        let bits = |bytes: &[u8]| f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| *bytes.get(i).unwrap_or(&0))));
+        let bits =
+            |bytes: &[u8]| f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| *bytes.get(i).unwrap_or(&0))));
         let given = bytes.unwrap_or_default();
         let mut len = [f32::from_bits(given.len() as u32)];
         self.broadcast(0, &mut len)?;

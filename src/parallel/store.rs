@@ -8,7 +8,7 @@
 //! The token keeps jobs apart that meet by mistake. It is sent as it is: the network between the nodes is trusted, as it
 //! must be for what ranks exchange.
 
-mod server;
+pub(super) mod server;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

@@ -152,10 +152,7 @@ impl World {
     ///
     /// # Errors
     /// They are incomplete, contradict each other, or are no numbers.
-    pub fn read(
-        explicit: &Explicit,
-        environment: impl Fn(&str) -> Option<String>,
-    ) -> Result<Option<Self>, WorldError> {
+    pub fn read(explicit: &Explicit, environment: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, WorldError> {
         if explicit.nnodes == Some(1) && explicit.node_rank.unwrap_or(0) == 0 {
             return Ok(None);
         }
@@ -352,9 +349,7 @@ fn slurm(env: &Env<'_>) -> Result<Option<Place>, WorldError> {
     let host = match (env.text("MASTER_ADDR"), list) {
         (Some(host), _) => Some(host),
         (None, Some(_)) if nodes == 1 => Some(LOOPBACK.to_owned()),
-        (None, Some((name, list))) => {
-            Some(first_host(&list).ok_or_else(|| wrong(&name, &list, "a list of hosts"))?)
-        }
+        (None, Some((name, list))) => Some(first_host(&list).ok_or_else(|| wrong(&name, &list, "a list of hosts"))?),
         (None, None) => None,
     };
     let job = env.text("SLURM_JOB_ID");
@@ -385,11 +380,8 @@ fn leader_worker_set(env: &Env<'_>) -> Result<Option<Place>, WorldError> {
     let pair = env.pair(launcher, "LWS_WORKER_INDEX", "LWS_GROUP_SIZE")?;
     let leader = env.text("LWS_LEADER_ADDRESS");
     let Some((rank, size)) = pair else {
-        let missing = || WorldError::Half {
-            launcher,
-            given: "LWS_LEADER_ADDRESS".into(),
-            missing: "LWS_WORKER_INDEX".into(),
-        };
+        let missing =
+            || WorldError::Half { launcher, given: "LWS_LEADER_ADDRESS".into(), missing: "LWS_WORKER_INDEX".into() };
         return leader.map_or(Ok(None), |_| Err(missing()));
     };
     // The leader's name has the group's index in it.

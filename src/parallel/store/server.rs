@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,28 +46,33 @@ impl Shared {
     }
 }
 
+/// A listener on the loopback interface alone, or on all, for both versions of IP.
+pub fn bind(port: u16, is_local: bool) -> io::Result<TcpListener> {
+    match is_local {
+        true => TcpListener::bind((Ipv4Addr::LOCALHOST, port)),
+        false => TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+            .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))),
+    }
+}
+
 impl Server {
     /// Listens for `size` ranks with this token, on the loopback interface alone or on all.
     ///
     /// # Errors
     /// The port is taken, or forbidden.
     pub fn listen(port: u16, is_local: bool, size: usize, token: &str) -> Result<Self, StoreError> {
-        let host = if is_local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
         let failed = |error: io::Error| {
             let reason = match error.kind() {
                 io::ErrorKind::AddrInUse => "another process does; give --master-port".to_owned(),
                 _ => error.to_string(),
             };
+            let host = if is_local { "127.0.0.1" } else { "*" };
             StoreError::Listen { address: format!("{host}:{port}"), reason }
         };
-        let listener = TcpListener::bind((host, port)).map_err(failed)?;
+        let listener = bind(port, is_local).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let shared = Arc::new(Shared {
-            size,
-            token: token.to_owned(),
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        });
+        let shared =
+            Arc::new(Shared { size, token: token.to_owned(), state: Mutex::default(), changed: Condvar::new() });
         let of = Arc::clone(&shared);
         thread::Builder::new().name("store".into()).spawn(move || accept(&listener, &of)).map_err(failed)?;
         Ok(Self { address, shared })

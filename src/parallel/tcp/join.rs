@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::link::Mesh;
 use super::{Pulse, Tcp};
+use crate::parallel::store::server::bind;
 use crate::parallel::store::wire::{Greeting, Until, read_verdict, write_verdict};
 use crate::parallel::store::{Hello, PATIENCE, Server, Store, StoreError};
 use crate::parallel::{CommError, Communicator, Layout, Ranks, Share, World};
@@ -78,8 +79,7 @@ fn meet(world: &World, place: Share, is_local: bool, deadline: Duration, pulse: 
     };
     let hello = Hello { rank, world_size: ranks, token: world.job.clone() };
     let mut store = Store::connect(&world.host, world.port, hello, deadline)?;
-    let interface = if is_local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
-    let listener = TcpListener::bind((interface, 0)).map_err(failed("cannot listen"))?;
+    let listener = bind(0, is_local).map_err(failed("cannot listen"))?;
     let address = listener.local_addr().map_err(failed("cannot listen"))?;
     // How others reach the host of rank 0 they know; a host does not know how it is seen from elsewhere.
     let own = store.local_address().map_err(failed("the connection to rank 0 is lost"))?;

@@ -256,11 +256,8 @@ impl Drop for Mesh {
         }
         let (mut state, mut left) = (self.shared.lock(), self.pulse.ticks.min(2));
         while state.readers > 0 && left > 0 {
-            let (next, waited) = self
-                .shared
-                .changed
-                .wait_timeout(state, self.pulse.tick)
-                .unwrap_or_else(PoisonError::into_inner);
+            let (next, waited) =
+                self.shared.changed.wait_timeout(state, self.pulse.tick).unwrap_or_else(PoisonError::into_inner);
             state = next;
             left -= u32::from(waited.timed_out());
         }

@@ -61,7 +61,7 @@ fn everything(group: &dyn Communicator) -> Vec<Vec<u32>> {
     let rank = group.rank();
     let mut out = Vec::new();
     let mut keep = |values: &[f32]| out.push(values.iter().map(|v| v.to_bits()).collect());
-    for len in [0, 1, 3, 7, 4099, 2 * CHUNK + 5] {
+    for len in [0, 1, 3, 7, 4099, CHUNK + 5] {
         let mut values = numbers(rank, len);
         group.all_reduce(&mut values).unwrap();
         keep(&values);
@@ -92,7 +92,8 @@ fn everything(group: &dyn Communicator) -> Vec<Vec<u32>> {
 fn numbers_are_those_of_threads() {
     for ranks in 1..5 {
         let local = thread::scope(|scope| {
-            let all: Vec<_> = Local::group(ranks, None).into_iter().map(|l| scope.spawn(move || everything(&l))).collect();
+            let all: Vec<_> =
+                Local::group(ranks, None).into_iter().map(|l| scope.spawn(move || everything(&l))).collect();
             all.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
         let tcp = over(ranks, data(ranks), Pulse::default(), |ranks| everything(&*ranks.world));
@@ -268,7 +269,9 @@ fn meeting() {
 
     let strangers: Vec<_> = thread::scope(|scope| {
         let all: Vec<_> = (0..2)
-            .map(|rank| scope.spawn(move || Ranks::join(&world(rank, 2, port), data(2), LONG, Pulse::default()).unwrap()))
+            .map(|rank| {
+                scope.spawn(move || Ranks::join(&world(rank, 2, port), data(2), LONG, Pulse::default()).unwrap())
+            })
             .collect();
         let strangers = (0..10).filter_map(|_| {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
@@ -284,6 +287,22 @@ fn meeting() {
         strangers
     });
     drop(strangers);
+
+    // As on several machines: on all interfaces.
+    let port = free_port();
+    let other = |rank| World { nodes: 2, local_size: 1, ..world(rank, 2, port) };
+    let ends = thread::scope(|scope| {
+        let all: Vec<_> = (0..2)
+            .map(|rank| {
+                scope.spawn(move || {
+                    let ranks = Ranks::join(&other(rank), data(2), LONG, Pulse::default()).unwrap();
+                    ranks[0].world.barrier()
+                })
+            })
+            .collect();
+        all.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(ends, [Ok(()), Ok(())]);
 
     // Two jobs on one port.
     let port = free_port();

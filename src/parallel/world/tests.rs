@@ -83,12 +83,8 @@ fn the_inner_launcher_holds() {
     }
     let world = of(&format!("{MPI} {SLURM} MASTER_ADDR=h")).unwrap().unwrap();
     assert_eq!((world.launcher, world.rank, world.world_size), (Launcher::OpenMpi, 3, 4));
-    let explicit = Explicit {
-        nnodes: Some(2),
-        node_rank: Some(1),
-        master_addr: Some("head".into()),
-        master_port: Some(1234),
-    };
+    let explicit =
+        Explicit { nnodes: Some(2), node_rank: Some(1), master_addr: Some("head".into()), master_port: Some(1234) };
     for around in ["", TORCHRUN, MPI, SLURM, TRAIN_JOB, LWS, JOBSET] {
         let world = read(&explicit, around).unwrap().unwrap();
         assert_eq!(line(&world), "Flags 1/2 0/1 2 head:1234 lima", "{around}");
@@ -110,7 +106,10 @@ fn what_is_wrong_is_said() {
         ("RANK=a WORLD_SIZE=2", "RANK is \"a\": a number is needed"),
         ("RANK=-1 WORLD_SIZE=2", "RANK is \"-1\": a number is needed"),
         ("RANK=0 WORLD_SIZE=0", "WORLD_SIZE is \"0\": a number from 1 to 4096 is needed"),
-        ("RANK=0 WORLD_SIZE=2", "on which host rank 0 listens is not said (torchrun): give --master-addr, or set MASTER_ADDR"),
+        (
+            "RANK=0 WORLD_SIZE=2",
+            "on which host rank 0 listens is not said (torchrun): give --master-addr, or set MASTER_ADDR",
+        ),
         ("RANK=0 WORLD_SIZE=2 MASTER_ADDR=h MASTER_PORT=99999", "MASTER_PORT is \"99999\": a port is needed"),
         ("RANK=0 WORLD_SIZE=2 MASTER_ADDR=h MASTER_PORT=0", "MASTER_PORT is \"0\": a port is needed"),
         ("OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_SIZE is set without OMPI_COMM_WORLD_RANK (Open MPI)"),

@@ -92,7 +92,8 @@ fn processes_learn_what_one_does() {
         // Two threads in each of two processes.
         (2, &["--data-parallel-size", "4"]),
     ] {
-        let (threads, processes) = (format!("threads{size}-{}", layout.len()), format!("processes{size}-{}", layout.len()));
+        let (threads, processes) =
+            (format!("threads{size}-{}", layout.len()), format!("processes{size}-{}", layout.len()));
         let threads = bench.trained(&(threads + layout[1]), &with(layout));
         let name = processes + layout[1];
         train(&bench, &name, &with(layout), size);
@@ -129,7 +130,8 @@ fn a_killed_process_ends_the_job_and_it_resumes() {
         let outputs = ended(children);
         let other = &outputs[1 - killed];
         assert_eq!(other.status.code(), Some(1), "{}", said(other));
-        assert!(said(other).starts_with(&format!("train: rank {killed} is lost: ")), "{}", said(other));
+        // Perhaps while the state was gathered, which then cannot be written.
+        assert!(said(other).contains(&format!("rank {killed} is lost: ")), "{}", said(other));
         if killed == 1 {
             assert!(said(other).contains("the last state is that of step "), "{}", said(other));
         }
@@ -184,7 +186,10 @@ fn processes_that_do_not_fit_end_all() {
     // Nobody comes.
     let mut alone = process(&bench, "out", &["--join-timeout", "1"], (1, 2), &free_port());
     let error = said(&alone.output().unwrap());
-    assert!(error.starts_with("train: rank 0 was not reached at 127.0.0.1:") && error.contains(" within 1s: "), "{error}");
+    assert!(
+        error.starts_with("train: rank 0 was not reached at 127.0.0.1:") && error.contains(" within 1s: "),
+        "{error}"
+    );
     let mut half = bench.command("out", &[]);
     let output = half.env("RANK", "1").output().unwrap();
     assert_eq!(said(&output), "train: RANK is set without WORLD_SIZE (torchrun)\n");
