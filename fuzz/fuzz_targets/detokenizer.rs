@@ -31,7 +31,8 @@ fn run(input: &[u8]) {
     let skip = kind & 0x80 != 0;
     // Some are not in the vocabulary: they have no text.
     let limit = tokenizer.vocab_size() as u32 + 2;
-    let ids: Vec<u32> = ids.chunks_exact(2).map(|two| u32::from(u16::from_le_bytes([two[0], two[1]])) % limit).collect();
+    let ids: Vec<u32> =
+        ids.chunks_exact(2).map(|two| u32::from(u16::from_le_bytes([two[0], two[1]])) % limit).collect();
     let mut bytes = Vec::new();
     let mut detokenizer = Detokenizer::new(Arc::clone(tokenizer), skip);
     let mut streamed = String::new();

@@ -19,7 +19,9 @@ use tracing::field::Empty;
 use super::error::{ApiError, quote};
 use super::prepare::new_id;
 use super::state::{App, Limits};
-use super::{adapters, anthropic, auth, chat, completions, embeddings, models, openapi, page, probes, responses, tokenize};
+use super::{
+    adapters, anthropic, auth, chat, completions, embeddings, models, openapi, page, probes, responses, tokenize,
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
