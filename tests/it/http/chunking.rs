@@ -16,7 +16,7 @@ const PIECES: [&[u8]; 14] = [
     b"\xa9b",
     b"\xf0\x9f",
     b"\x98\x80",
-    b"\x98",
+    b"\x98a",
     b"\x80a",
     b"\n\n",
     b"b\n",
