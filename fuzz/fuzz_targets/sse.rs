@@ -54,9 +54,7 @@ fn run(input: &[u8]) {
         0 => ("/v1/chat/completions", json!({"model": "m", "messages": messages, "stop": stops})),
         1 => ("/v1/completions", json!({"model": "m", "prompt": "x", "max_tokens": 210, "stop": stops})),
         2 => ("/v1/responses", json!({"model": "m", "input": "x", "stop": stops})),
-        _ => {
-            ("/v1/messages", json!({"model": "m", "messages": messages, "max_tokens": 220, "stop_sequences": stops}))
-        }
+        _ => ("/v1/messages", json!({"model": "m", "messages": messages, "max_tokens": 220, "stop_sequences": stops})),
     };
     let whole: Value = serde_json::from_slice(&server.ask(path, &body)).expect("JSON");
     body["stream"] = json!(true);

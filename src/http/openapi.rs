@@ -18,9 +18,12 @@ use utoipa::ToSchema;
 use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::response::{Response as Described, ResponseBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{
-    Components, ComponentsBuilder, Content, Info, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Server,
+    Components, ComponentsBuilder, Content, Info, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
+    Server,
 };
 
 use super::{anthropic, error, probes};
@@ -155,7 +158,8 @@ fn failure(description: &str, schema: Ref, busy: bool) -> Described {
     let mut response = json(description, schema);
     if busy {
         response = response.header_ref("retry-after", Ref::new("#/components/headers/RetryAfter"));
-        for (what, of) in ["limit", "remaining", "reset"].iter().flat_map(|w| ["requests", "tokens"].map(|of| (w, of))) {
+        for (what, of) in ["limit", "remaining", "reset"].iter().flat_map(|w| ["requests", "tokens"].map(|of| (w, of)))
+        {
             let name = format!("x-ratelimit-{what}-{of}");
             response = response.header_ref(name, Ref::new("#/components/headers/RateLimit"));
         }

@@ -205,8 +205,6 @@ mod tests {
             let json = serde_json::to_value(&event).ok();
             assert_eq!(json.and_then(|json| json["type"].as_str().map(str::to_owned)), Some(event.name().to_owned()));
         }
-        let mut answer = String::new();
-        answer += &format!("event: ping\ndata: {}\n\n", json!({"type": "ping"}));
-        assert_eq!(PING, answer);
+        assert_eq!(PING, format!("event: ping\ndata: {}\n\n", json!({"type": "ping"})));
     }
 }

@@ -107,8 +107,8 @@ fn response(schemas: &mut Schemas) -> OperationBuilder {
                        response.in_progress, the last is one of response.completed, response.incomplete and \
                        response.failed; there is no `[DONE]`.";
     let event = schemas.of::<responses::Event>();
-    let answer = json(description, schemas.of::<responses::Response>())
-        .content("text/event-stream", Content::new(Some(event)));
+    let answer =
+        json(description, schemas.of::<responses::Response>()).content("text/event-stream", Content::new(Some(event)));
     post::<ResponseRequest>(schemas, "createResponse", "Answer input items; nothing is kept", Dialect::OpenAi)
         .response("200", answer)
 }

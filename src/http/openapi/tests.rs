@@ -82,3 +82,17 @@ fn requests_are_described_as_they_are_read() {
     }
     model.engine.shutdown();
 }
+
+#[test]
+fn no_two_types_have_one_name() {
+    let mut schemas = super::Schemas::default();
+    super::operations::paths(&mut schemas);
+    super::responses(&mut schemas);
+    let mut known = std::collections::BTreeMap::new();
+    for (name, schema) in schemas.all {
+        let json = serde_json::to_value(&schema).unwrap();
+        let before = known.entry(name.clone()).or_insert_with(|| json.clone());
+        assert_eq!(*before, json, "two types are called {name}");
+    }
+    assert!(known.len() > 80, "{}", known.len());
+}

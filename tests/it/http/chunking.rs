@@ -8,8 +8,20 @@ use super::{Server, Setup, VOCAB, events, named_events};
 
 /// Tokens of several bytes: parts of characters, whole ones, and what stop strings are made of.
 const PIECES: [&[u8]; 14] = [
-    b"ab", b"ba", b"aba", b"\xc3\xa9", b"a\xc3", b"\xa9b", b"\xf0\x9f", b"\x98\x80", b"\x98", b"\x80a", b"\n\n", b"b\n",
-    b"\xc3\xa9\xc3", b"data: ",
+    b"ab",
+    b"ba",
+    b"aba",
+    b"\xc3\xa9",
+    b"a\xc3",
+    b"\xa9b",
+    b"\xf0\x9f",
+    b"\x98\x80",
+    b"\x98a",
+    b"\x80a",
+    b"\n\n",
+    b"b\n",
+    b"\xc3\xa9\xc3",
+    b"data: ",
 ];
 /// The bytes of which texts are made beside them; some are never part of a character.
 const BYTES: [u8; 9] = [b'a', b'b', b'\n', b'"', 0xC3, 0xA9, 0xF0, 0x98, 0xFF];
@@ -118,7 +130,11 @@ async fn so_does_every_dialect() {
         let mut chat = json!({"model": "alias", "messages": messages, "max_tokens": most, "stop": stops});
         let answer: Value = serde_json::from_str(&post(&server, "/v1/chat/completions", &chat).await).unwrap();
         let choice = &answer["choices"][0];
-        assert_eq!((&choice["message"]["content"], &choice["finish_reason"]), (&json!(expected), &json!(reason)), "{case}");
+        assert_eq!(
+            (&choice["message"]["content"], &choice["finish_reason"]),
+            (&json!(expected), &json!(reason)),
+            "{case}"
+        );
         chat["stream"] = json!(true);
         let (chunks, _) = events(&post(&server, "/v1/chat/completions", &chat).await);
         assert_eq!(text_of(chunks.iter().map(|c| &c["choices"][0]["delta"]["content"])), expected, "{case}");
@@ -142,7 +158,11 @@ async fn so_does_every_dialect() {
         let told = named_events(&post(&server, "/v1/responses", &ask).await);
         let deltas = told.iter().filter(|(name, _)| name == "response.output_text.delta");
         assert_eq!(text_of(deltas.map(|(_, event)| &event["delta"])), expected, "{case}");
-        assert_eq!(told.last().unwrap().1["response"]["output"][0]["content"], answer["output"][0]["content"], "{case}");
+        assert_eq!(
+            told.last().unwrap().1["response"]["output"][0]["content"],
+            answer["output"][0]["content"],
+            "{case}"
+        );
         assert_eq!(told.last().unwrap().1["response"]["status"], answer["status"], "{case}");
     }
 }
