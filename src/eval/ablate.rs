@@ -249,8 +249,7 @@ mod tests {
     fn subsets_are_nested_and_of_a_source() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("train.jsonl");
-        let row =
-            |i: usize| json!({"conversations": [format!("q{i}"), "a"], "source": if i % 2 == 0 { "x" } else { "y" }});
+        let row = |i: usize| json!({"conversations": [format!("q{i}"), "a"], "source": if i.is_multiple_of(2) { "x" } else { "y" }});
         fs::write(&path, (0..20).map(|i| row(i).to_string() + "\n").collect::<String>()).unwrap();
         let name = path.to_str().unwrap();
         assert_eq!(rows(name).unwrap().len(), 20);

@@ -187,11 +187,14 @@ pub fn write_rows<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), EvalError
     replace(path, &bytes)
 }
 
+/// An object of a file of JSON lines, and the number of its line.
+pub type Row = (usize, Map<String, Value>);
+
 /// The objects of a file of JSON lines, with the number of each line; empty lines are left out.
 ///
 /// # Errors
 /// It cannot be read, or a line is no object.
-pub fn read_rows(path: &Path) -> Result<Vec<(usize, Map<String, Value>)>, EvalError> {
+pub fn read_rows(path: &Path) -> Result<Vec<Row>, EvalError> {
     let text = fs::read_to_string(path).map_err(EvalError::at(path))?;
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines

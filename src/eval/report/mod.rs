@@ -19,7 +19,7 @@ const OWN_STYLE: &str = "\
 @media(prefers-color-scheme:dark){:root{--win:#3fb27f;--tie:#525c6d;--lose:#e07a5f}}\
 .win{fill:var(--win)}.tie{fill:var(--tie)}.lose{fill:var(--lose)}svg .e{stroke:var(--ink);stroke-width:1.5}\
 svg .in{fill:#fff;font-weight:600}svg .tie+.in{fill:var(--ink)}svg text.n{fill:var(--ink);font-size:13px}\
-.note{font-size:13px}.wide{overflow-x:auto}th{vertical-align:bottom}tbody th{color:var(--ink)}\
+.plots .plot{max-width:760px}.tile b{font-size:21px}.note{font-size:13px}.wide{overflow-x:auto}th{vertical-align:bottom}tbody th{color:var(--ink)}\
 td.r,th.r{text-align:right}\
 .filter{display:flex;flex-wrap:wrap;gap:8px;margin:8px 0 4px}\
 .filter label{border:1px solid var(--grid);border-radius:999px;padding:3px 14px;cursor:pointer;font-size:14px}\

@@ -1,5 +1,7 @@
 //! The page on which people judge, over a real socket.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use lima::eval::answers::{Named, read_all};
@@ -65,8 +67,23 @@ async fn decisions_over_the_network() {
     let file = file.to_str().unwrap();
     let text = said(&["human", &named[0], &named[1], "--db", db.to_str().unwrap(), "--export", file]).await;
     assert!(text.starts_with("2 decisions"), "{text}");
-    let rows = lines(std::path::Path::new(file));
+    let rows = lines(Path::new(file));
     assert!(rows.iter().all(|row| row["outcome"] == "win" && row["judge"] == "Ann"), "{rows:?}");
     let text = said(&["agreement", &format!("a={file}"), &format!("b={file}")]).await;
     assert!(text.starts_with("a and b: 100.0 %"), "{text}");
+}
+
+/// All of it is checked by `scripts/eval-page-test`.
+#[test]
+fn in_a_browser() {
+    let Some(browser) = std::env::var_os("LIMA_CHROMIUM") else {
+        println!("skipped: LIMA_CHROMIUM does not name Chromium");
+        return;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/eval-page-test");
+    let mut command = Command::new("python3");
+    command.arg(script).args(["--lima", env!("CARGO_BIN_EXE_lima")]);
+    let output = command.env("LIMA_CHROMIUM", browser).env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
 }

@@ -97,7 +97,7 @@ async fn a_killed_run_goes_on() {
     let hanging = Arc::clone(&hangs);
     let judge = Judge::start(move |body, _| match answered.fetch_add(1, SeqCst) {
         25.. if hanging.load(SeqCst) => Reply::Silence,
-        _ => Reply::Text(if asked(body).len() % 3 == 0 { "Answer A" } else { "Answer B" }.into()),
+        _ => Reply::Text(if asked(body).len().is_multiple_of(3) { "Answer A" } else { "Answer B" }.into()),
     })
     .await;
     let dir = tempfile::tempdir().unwrap();

@@ -114,7 +114,7 @@ async fn several_systems_are_rated() {
         let text = asked(body);
         let (a, b) = text.split_once("Answer B:").or_else(|| text.split_once("Assistant B's Answer]")).unwrap();
         let name = |part: &str| part.split(" says").next().unwrap().chars().last().unwrap();
-        let better = (name(a) < name(b)) != (number(body) % 3 == 0);
+        let better = (name(a) < name(b)) != number(body).is_multiple_of(3);
         Reply::Text(if better { "[[A]]" } else { "[[B]]" }.into())
     })
     .await;
