@@ -191,6 +191,6 @@ fn the_bytes_between_nodes() {
     let plan = Plan::new(one);
     assert!(plan.choices.iter().all(|choice| plan.traffic(choice).unwrap().between == 0.0));
     let text = Plan::new(Question { links: Some(links), ..question("65b", 16) }).to_string();
-    assert!(text.contains("links       2 nodes; 450 GB/s a rank inside one, 50 GB/s a node to others"), "{text}");
+    assert!(text.contains("links       2 nodes; 450 GB/s a rank inside one, 50.0 GB/s a node to others"), "{text}");
     assert!(text.contains("GB between"), "{text}");
 }
