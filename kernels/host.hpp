@@ -128,9 +128,9 @@ inline const u64* exchange(u64 value) {
 #define blockDim host::block_dim
 #define __shared__ static
 #define DEVICE inline
-#define KERNEL(name, Args, threads, ...)                                                                           \
+#define KERNEL(name, Args, most, ...)                                                                              \
     extern "C" void name(const host::Launch* launch, const void* args) {                                           \
-        if (launch->threads > (threads)) host::fail(#name ": more threads than it was compiled for");             \
+        if (launch->threads > (most)) host::fail(#name ": more threads than it was compiled for");             \
         const Args& a = *static_cast<const Args*>(args);                                                           \
         host::run(*launch, [&] { __VA_ARGS__; });                                                                  \
     }
