@@ -23,7 +23,6 @@ mod formats;
 mod goldens;
 mod graph;
 mod http;
-mod kernels;
 mod load;
 mod load_tool;
 mod lora;
