@@ -24,6 +24,7 @@ mod formats;
 mod goldens;
 mod graph;
 mod http;
+mod kernels;
 mod load;
 mod load_tool;
 mod lora;
