@@ -1,7 +1,7 @@
 // What all kernels share. Compiled by nvcc for a GPU, or by a C++ compiler against host.hpp, which runs a block's
 // threads one after the other: then the same source is tested on machines without a GPU.
 //
-// A kernel takes one struct of arguments; src/ops/cuda/kernels.rs has the same struct, and checks it before a launch.
+// A kernel takes one struct of arguments; who launches it checks them first.
 // No fast mathematics anywhere: only what is written fma or left to the compiler's contraction of f32 products is fused,
 // and where bits are promised (sample.cu) single operations are spelt out.
 #pragma once
@@ -38,13 +38,6 @@ DEVICE u64 bits_of(f64 x) { return (u64)__double_as_longlong(x); }
 DEVICE f64 f64_of(u64 bits) { return __longlong_as_double((long long)bits); }
 template <typename T> DEVICE T shuffle_xor(T x, u32 lanes) { return __shfl_xor_sync(0xffffffffu, x, lanes); }
 DEVICE void sync_block() { __syncthreads(); }
-// c[4] += a (16 x 32, row by row) x b (32 x 8, column by column), 8-bit integers, over a warp.
-DEVICE void mma_s8(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
 #define NEGATIVE_INFINITY __int_as_float((int)0xff800000)
 #define POSITIVE_INFINITY __int_as_float(0x7f800000)
 #define NOT_A_NUMBER __int_as_float(0x7fc00000)

@@ -161,27 +161,6 @@ template <typename T> T shuffle_xor(T x, u32 lanes) {
     return x;
 }
 inline void sync_block() { host::sync_block(); }
-inline void mma_s8(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-    // By lane: rows `l / 4` and 8 more of `a`, column `l / 4` of `b`, bytes `4 (l % 4)` and 16 more of each.
-    u32 av[4][32], bv[2][32];
-    for (int i = 0; i < 4; i++) {
-        const u64* v = host::exchange(a[i]);
-        for (int l = 0; l < 32; l++) av[i][l] = (u32)v[l];
-    }
-    for (int i = 0; i < 2; i++) {
-        const u64* v = host::exchange(b[i]);
-        for (int l = 0; l < 32; l++) bv[i][l] = (u32)v[l];
-    }
-    u32 lane = host::current % 32;
-    for (int i = 0; i < 4; i++) {
-        u32 row = lane / 4 + (i / 2) * 8, col = lane % 4 * 2 + i % 2;
-        for (u32 t = 0; t < 4; t++) {
-            u32 from = row % 8 * 4 + t;
-            c[i] = dot4(av[row / 8][from], bv[0][col * 4 + t], c[i]);
-            c[i] = dot4(av[2 + row / 8][from], bv[1][col * 4 + t], c[i]);
-        }
-    }
-}
 template <typename T> T atomicAdd(T* at, T n) {
     T old = *at;
     *at += n;

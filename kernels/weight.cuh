@@ -1,8 +1,8 @@
-// Weights as they lie in memory: src/ops/cuda/format.rs writes them.
+// Weights as they lie in memory.
 #pragma once
 #include "common.cuh"
 
-// The order is that of `Format` in format.rs.
+// Numbers that the host knows formats by.
 enum Format { W_F32, W_BF16, W_Q8_0, W_Q4_0, W_Q4_1, W_Q4_K };
 
 // `rows x cols` numbers. Of quantised formats, blocks of 32 columns:
