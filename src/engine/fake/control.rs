@@ -26,7 +26,7 @@ pub enum Fault {
     Row(usize),
 }
 
-/// What a [`FakeExecutor`] has done, and levers to disturb it. Cheap to clone; works from any thread.
+/// What a [`FakeExecutor`](super::FakeExecutor) has done, and levers to disturb it. Cheap to clone; works from any thread.
 #[derive(Clone, Default)]
 pub struct FakeControl(Arc<Control>);
 

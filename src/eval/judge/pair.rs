@@ -14,9 +14,9 @@ use crate::eval::ask::message;
 pub enum Style {
     /// The paper's prompt (figure 11), word for word, as its human annotators and GPT-4 got it
     Lima,
-    /// As MT-Bench's pair-v2 asks: an explanation, then [[A]], [[B]] or [[C]]
+    /// As MT-Bench's pair-v2 asks: an explanation, then `[[A]]`, `[[B]]` or `[[C]]`
     Mt,
-    /// As Arena-Hard asks: an answer of the judge's own first, then [[A>>B]] to [[B>>A]]
+    /// As Arena-Hard asks: an answer of the judge's own first, then `[[A>>B]]` to `[[B>>A]]`
     Arena,
 }
 
