@@ -10,5 +10,6 @@ mod constraints;
 mod http;
 #[path = "it/support"]
 mod support {
+    pub mod description;
     pub mod otlp;
 }
