@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use lima::engine::SamplingParams;
 use serde_json::{Value, json};
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::{Server, Setup, body};
 
@@ -231,13 +230,16 @@ async fn template_variables_are_bounded() {
     server.chat(json!({"chat_template_kwargs": {"enable_thinking": false, "any": {"thing": [1, null]}}})).await;
 }
 
-/// Collects what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+/// What is logged while there is something to write it to.
+static LOG: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+
+struct Log;
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        if let Some(log) = LOG.lock().unwrap().as_mut() {
+            log.extend_from_slice(bytes);
+        }
         Ok(bytes.len())
     }
 
@@ -246,24 +248,13 @@ impl Write for Log {
     }
 }
 
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-/// On one thread, which is the one whose log is collected.
 #[tokio::test]
 async fn labels_are_told_to_the_span_and_forge_no_lines() {
-    let log = Log::default();
-    let subscriber =
-        tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).with_max_level(tracing::Level::DEBUG);
+    let subscriber = tracing_subscriber::fmt().with_writer(|| Log).with_ansi(false);
+    // Of all threads: a place in the code that one without a subscriber is the first to pass could be silent for all.
+    tracing::subscriber::set_global_default(subscriber.with_max_level(tracing::Level::DEBUG).finish()).unwrap();
     let server = Server::default().await;
-    // A place in the code that another test's thread, which logs nothing, is the first to pass would be silent for all.
-    server.chat(json!({})).await;
-    let guard = tracing::subscriber::set_default(subscriber.finish());
+    *LOG.lock().unwrap() = Some(Vec::new());
     let secret = "what is asked";
     let forged = "eve\n2026-01-01T00:00:00Z ERROR all is lost\u{1b}[2J\u{2028}";
     server
@@ -272,9 +263,9 @@ async fn labels_are_told_to_the_span_and_forge_no_lines() {
             "messages": [{"role": "user", "content": secret}],
         }))
         .await;
-    drop(guard);
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let line = log.lines().find(|line| line.contains("status=200")).unwrap();
+    let log = String::from_utf8(LOG.lock().unwrap().take().unwrap()).unwrap();
+    // Other tests' requests are there too.
+    let line = log.lines().find(|line| line.contains("status=200") && line.contains("user=\"eve")).unwrap();
     for part in ["user=\"eve\\n2026", "safety_identifier=\"sid\"", "prompt_cache_key=\"pck\"", "team", "t\\r\\n1"] {
         assert!(line.contains(part), "{part}: {line}");
     }
